@@ -1,0 +1,75 @@
+# Thin calls of scripts/, each of which also works without make and has --help.
+#
+# What to pass: T= tests, PLATFORM=npt|ept, CONFIG=vm|debug|..., BASE=pristine,
+# J= parallel jobs, V=1 verbose, OUT= output directory.
+
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+scripts := $(dir $(abspath $(lastword $(MAKEFILE_LIST))))scripts
+
+# The scripts read these from the environment. No default here: theirs count.
+ifdef OUT
+override OUT := $(abspath $(OUT))
+export OUT
+endif
+ifdef BASE
+export BASE
+endif
+ifdef J
+export J
+endif
+ifdef V
+export V
+endif
+
+.PHONY: help setup fetch tree kernel demo shell test check series export bisect clean distclean
+
+help:		## print this list
+	@sed -n 's/^\([a-z]*\):[^#]*## */  \1\t/p' $(lastword $(MAKEFILE_LIST)) | expand -t 14
+	@echo
+	@echo "  T=NAME PLATFORM=npt|ept CONFIG=NAME BASE=pristine J=JOBS V=1 OUT=DIR"
+
+setup:		## install the Debian packages that are missing
+	$(scripts)/setup.sh
+
+fetch: setup	## import the kernel source once (out/base)
+	$(scripts)/fetch.sh
+
+tree: fetch	## compose the series on it, writing only what changed (out/linux)
+	$(scripts)/compose.sh
+
+# BASE=pristine is the base itself: the series need not even compose.
+kernel: $(if $(filter pristine,$(BASE)),fetch,tree)	## build the kernel of CONFIG= (out/build)
+	$(scripts)/kernel.sh $(if $(CONFIG),--config $(CONFIG))
+
+demo: tree	## boot Linux in a VM whose memory is private guest_memfd memory
+	$(scripts)/demo.sh
+
+shell: kernel	## boot the kernel of CONFIG= to a shell with the tests inside
+	$(scripts)/selftests.sh
+	$(scripts)/boot.sh --build "$(out)/build/$(if $(filter pristine,$(BASE)),pristine-)$(or $(CONFIG),vm)" --shell
+
+test: $(if $(filter pristine,$(BASE)),fetch,tree)	## run the tests, or T= of them
+	$(scripts)/test.sh $(if $(T),--test $(T)) $(if $(PLATFORM),--platform $(PLATFORM)) \
+		$(if $(CONFIG),--config $(CONFIG)) $(if $(filter pristine,$(BASE)),--base pristine)
+
+check:		## everything that CI runs; ends with N passed, N failed, N skipped
+	$(scripts)/check.sh
+
+series: tree	## write the series for git am (out/series)
+	$(scripts)/series.sh
+
+export:		## commits made in out/linux back to patches/ and whole files
+	$(scripts)/export.sh
+
+bisect: tree	## build every patch of the series
+	$(scripts)/bisect.sh $(if $(CONFIG),--config $(CONFIG))
+
+out := $(or $(OUT),$(dir $(scripts))out)
+
+clean:		## remove what was built, keep the source trees
+	rm -rf $(addprefix "$(out)"/,build selftests demo series bisect log)
+
+distclean: clean	## remove the source trees too, with all that is not exported
+	rm -rf "$(out)/linux" "$(out)/base"
+	[ ! -d "$(out)" ] || rmdir "$(out)"

@@ -1,0 +1,163 @@
+#!/bin/sh
+# Configure and build a kernel from the fragments in configs/.
+set -eu
+
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+usage()
+{
+	cat <<EOF
+Usage: kernel.sh [OPTION]...
+
+Builds a kernel out of tree. Its configuration is "make tinyconfig" plus the
+fragment configs/NAME.config; every option of the fragment must be in the result
+as written. Only what changed is built again.
+
+A line "# include OTHER" in a fragment stands for configs/OTHER.config. The
+fragment "series" holds options that the patch series adds; it is left out when
+BASE=pristine.
+
+Options:
+  --config NAME    configuration (default vm)
+  --tree DIR       kernel source (default OUT/linux; with BASE=pristine OUT/base)
+  --build DIR      build directory (default OUT/build/NAME; with BASE=pristine
+                   OUT/build/pristine-NAME)
+  --target TARGET  what to make (default bzImage, and modules if there are any);
+                   "config" stops after the configuration
+  -h, --help       print this text
+
+Environment: OUT output directory, J parallel jobs, V=1 shows the build,
+BASE=pristine builds the base without the series, CC the compiler.
+
+Exit status: 0 built; 1 an option did not survive or the build failed; 2 wrong
+usage.
+EOF
+}
+
+# Print a fragment with its includes in place. The subshell keeps the variables
+# of the recursion apart.
+expand()
+(
+	file=$REPO/configs/$1.config
+	[ -f "$file" ] || die "configs/$1.config: no such fragment"
+	while IFS= read -r line || [ -n "$line" ]; do
+		case $line in
+		'# include series')
+			[ "${BASE:-}" = pristine ] || expand series ;;
+		'# include '*)
+			expand "${line#\# include }" ;;
+		*)
+			printf '%s\n' "$line" ;;
+		esac
+	done <"$file"
+)
+
+config=vm
+tree=
+build=
+target=
+while [ $# -gt 0 ]; do
+	case $1 in
+	-h | --help) usage; exit 0 ;;
+	--config | --tree | --build | --target)
+		[ $# -ge 2 ] || fail_usage "$1 needs a value"
+		case $1 in
+		--config) config=$2 ;;
+		--tree) tree=$2 ;;
+		--build) build=$2 ;;
+		--target) target=$2 ;;
+		esac
+		shift
+		;;
+	*) fail_usage "$1: unknown option" ;;
+	esac
+	shift
+done
+
+case ${BASE:-} in
+pristine)
+	: "${tree:=$OUT/base}" "${build:=$OUT/build/pristine-$config}" ;;
+'' | series)
+	: "${tree:=$OUT/linux}" "${build:=$OUT/build/$config}" ;;
+*)
+	fail_usage "BASE=$BASE: neither pristine nor series" ;;
+esac
+[ -f "$REPO/configs/$config.config" ] || fail_usage "--config $config: no configs/$config.config"
+[ -f "$tree/Kbuild" ] || die "$tree: no kernel source there; run scripts/setup.sh and scripts/compose.sh first"
+
+mkdir -p "$build" "$OUT/log"
+build=$(cd "$build" && pwd)
+log=$OUT/log/kernel-$(basename "$build").log
+: >"$log"
+# A make around this script must not hand its job server or variables down.
+unset MAKEFLAGS MFLAGS MAKELEVEL
+
+build_make()
+{
+	if [ "${V:-0}" = 1 ]; then
+		make -C "$tree" O="$build" ${CC:+"CC=$CC"} "$@"
+	elif ! make -C "$tree" O="$build" ${CC:+"CC=$CC"} "$@" >>"$log" 2>&1; then
+		grep -a -E -B 2 -A 6 'error:|Error |undefined reference|\*\*\*' "$log" | head -n 60 >&2
+		die "make $* failed, see $log"
+	fi
+}
+
+# Options are only ever added by hand here, so the stored copy of the fragment
+# tells whether the configuration is still the right one.
+expand "$config" >"$build/.fragment.new"
+if ! cmp -s "$build/.fragment.new" "$build/.fragment" || [ ! -f "$build/.config" ]; then
+	rm -f "$build/.fragment"
+	build_make tinyconfig
+	cat "$build/.fragment.new" >>"$build/.config"
+fi
+# Also for an old configuration: the tree may have new options.
+build_make olddefconfig
+
+# The last line that speaks of an option is the one that counts.
+lost=$(awk -F = '
+	function name(line) {
+		if (line ~ /^CONFIG_[A-Z0-9a-z_]+=/) {
+			sub(/=.*/, "", line)
+			return line
+		}
+		if (line ~ /^# CONFIG_[A-Z0-9a-z_]+ is not set$/) {
+			split(line, word, " ")
+			return word[2]
+		}
+		return ""
+	}
+	{
+		option = name($0)
+		if (option == "")
+			next
+		value = $0
+		if (value ~ /^#/ || value ~ /=n$/)
+			value = option "=n"
+		if (FNR == NR)
+			want[option] = value
+		else
+			have[option] = value
+	}
+	END {
+		for (option in want) {
+			got = option in have ? have[option] : option "=n"
+			if (got != want[option])
+				print "  " want[option] " (is " got ")"
+		}
+	}' "$build/.fragment.new" "$build/.config")
+if [ -n "$lost" ]; then
+	say "configs/$config.config: options did not survive make olddefconfig, a dependency is missing:"
+	printf '%s\n' "$lost" >&2
+	exit 1
+fi
+mv "$build/.fragment.new" "$build/.fragment"
+
+[ "$target" != config ] || exit 0
+if [ -n "$target" ]; then
+	build_make -j "$J" "$target"
+elif grep -q '^CONFIG_MODULES=y' "$build/.config"; then
+	build_make -j "$J" bzImage modules
+else
+	build_make -j "$J" bzImage
+fi
