@@ -1,0 +1,335 @@
+#!/bin/sh
+# Run tests in an emulated machine, a line per test.
+set -eu
+
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+usage()
+{
+	cat <<EOF
+Usage: test.sh [OPTION]... [[--test] NAME|base|project]...
+
+Builds the kernel of a configuration and the KVM selftests, boots it in QEMU and
+runs the tests. Prints a line per test, and at the end a line with the totals.
+Tests that report their cases are counted by case.
+
+Tests:
+  NAME      a test, as its makefile calls it; the directory may be left out
+  base      the tests the base has. Those that fail or hang on the bare base, see
+            scripts/base-selftests.txt, count as skipped if they fail here too
+  project   the tests the series adds: programs on any configuration but
+            "module", scripts on "module"
+Default: base and project with --config vm, else project.
+
+Options:
+  --config NAME     kernel configuration: vm (default), debug, module
+  --platform NAME   npt (default, and the only one yet): AMD processor
+  --base pristine   run the tests of the base on the base, without the series, print
+                    their status in the format of scripts/base-selftests.txt and
+                    compare with it (half an hour, as some hang until killed);
+                    BASE=pristine does the same
+  --update          with --base pristine: write scripts/base-selftests.txt
+  --kernel FILE     run on this kernel image, build none
+  --selftests DIR   take the tests from this output of selftests.sh, build none
+  --each SECONDS    time for one program (default 300, on debug 600)
+  -h, --help        print this text
+
+Environment: OUT output directory, J parallel jobs, V=1 verbose.
+
+Exit status: 0 all passed or skipped; 1 a test failed, or a status differs from
+the list; 2 wrong usage.
+EOF
+}
+
+config=vm
+platform=npt
+update=
+kernel=
+selftests=
+each=
+tests=
+while [ $# -gt 0 ]; do
+	case $1 in
+	-h | --help) usage; exit 0 ;;
+	--update) update=1 ;;
+	--test | --config | --platform | --base | --kernel | --selftests | --each)
+		[ $# -ge 2 ] || fail_usage "$1 needs a value"
+		case $1 in
+		--test) tests="$tests $2" ;;
+		--config) config=$2 ;;
+		--platform) platform=$2 ;;
+		--base) BASE=$2 ;;
+		--kernel) kernel=$2 ;;
+		--selftests) selftests=$2 ;;
+		--each) each=$2 ;;
+		esac
+		shift
+		;;
+	-*) fail_usage "$1: unknown option" ;;
+	*) tests="$tests $1" ;;
+	esac
+	shift
+done
+[ "$platform" = npt ] || fail_usage "--platform $platform: only npt is there"
+: "${BASE:=series}"
+export BASE
+case $BASE in
+series) build=$OUT/build/$config ;;
+pristine) build=$OUT/build/pristine-$config ;;
+*) fail_usage "--base $BASE: neither pristine nor series" ;;
+esac
+if [ -z "$each" ]; then
+	each=300
+	[ "$config" != debug ] || each=600
+fi
+
+known=$REPO/scripts/base-selftests.txt
+if [ -n "$update" ] && { [ "$BASE" != pristine ] || [ -n "$tests" ]; }; then
+	fail_usage "--update goes with --base pristine and all tests"
+fi
+make_tmp
+sed -e 's/[[:space:]]*#.*//' -e '/^$/d' "$known" >"$tmp/known"
+sed 's/^[0-9]* //' "$tmp/known" >"$tmp/base"
+
+if [ -z "$kernel" ]; then
+	"$REPO/scripts/kernel.sh" --config "$config"
+	kernel=$build/arch/x86/boot/bzImage
+fi
+if [ -z "$selftests" ]; then
+	"$REPO/scripts/selftests.sh"
+	selftests=$OUT/selftests/$BASE
+fi
+
+# The line of the base's list for a test: field "status" or "reason".
+listed()
+{
+	sed -n "s|^\([0-9]\{1,\}\) $2[[:space:]]*\(# *\(.*\)\)\{0,1\}\$|\1 \3|p" "$known" |
+		case $1 in
+		status) cut -d ' ' -f 1 ;;
+		reason) cut -d ' ' -f 2- ;;
+		esac
+}
+
+kind()
+{
+	case $1 in
+	0) echo passed ;;
+	4) echo skipped ;;
+	'') echo unknown ;;
+	*) echo failed ;;
+	esac
+}
+
+project_tests()
+{
+	grep -v -x -F -f "$tmp/base" "$selftests/list" |
+		if [ "$config" = module ]; then
+			grep '\.sh$'
+		else
+			grep -v '\.sh$'
+		fi || :
+}
+
+if [ "$BASE" = pristine ]; then
+	: "${tests:=all}"
+elif [ "$config" = vm ]; then
+	: "${tests:=base project}"
+else
+	: "${tests:=project}"
+fi
+for name in $tests; do
+	case $name in
+	all) cat "$selftests/list" ;;
+	base) cat "$tmp/base" ;;
+	project) project_tests ;;
+	*)
+		grep -x -F -e "$name" -e "x86_64/$name" "$selftests/list" ||
+			fail_usage "$name: no such test; they are in $selftests/list"
+		;;
+	esac
+done >"$tmp/wanted"
+
+# What hangs on the bare base cannot show anything about the series.
+: >"$tmp/run"
+: >"$tmp/left-out"
+while read -r name; do
+	if [ "$BASE" = series ] && [ "$(listed status "$name")" = 143 ] &&
+	   [ "$(wc -l <"$tmp/wanted")" -gt 1 ]; then
+		echo "$name" >>"$tmp/left-out"
+	else
+		echo "$name" >>"$tmp/run"
+	fi
+done <"$tmp/wanted"
+
+# Run the tests of a file, a boot for as many as get through. What ended goes to
+# "results", as boot.sh writes it; the test that took the machine down gets the
+# word "died" for a status, and the rest another boot.
+run_all()
+{
+	cp "$1" "$tmp/todo"
+	: >"$tmp/results"
+	: >"$tmp/output"
+	boots=0
+	while [ -s "$tmp/todo" ]; do
+		boots=$((boots + 1))
+		log=$OUT/log/test-$BASE-$config-$boots.log
+		set --
+		while read -r name; do
+			set -- "$@" "$selftests/kvm/$name"
+		done <"$tmp/todo"
+		while read -r name; do
+			set -- "$@" --files "$selftests/kvm/$name"
+		done <"$selftests/helpers"
+		[ "$config" != module ] || set -- "$@" --modules "$build"
+		"$REPO/scripts/boot.sh" --quiet --kernel "$kernel" --each "$each" \
+			--log "$log" --run "$@" || :
+		cat "${log%.log}.result" >>"$tmp/results"
+		tr -d '\r' <"${log%.log}.out" >>"$tmp/output"
+		ended=$(grep -c -v '^1 kernel ' "${log%.log}.result" || :)
+		if [ "$ended" -lt "$(wc -l <"$tmp/todo")" ]; then
+			name=$(sed -n "$((ended + 1))p" "$tmp/todo")
+			echo "died ${name##*/} 0.0" >>"$tmp/results"
+			ended=$((ended + 1))
+		fi
+		sed "1,${ended}d" "$tmp/todo" >"$tmp/rest"
+		mv "$tmp/rest" "$tmp/todo"
+	done
+}
+
+# The output of a test, from what all of them printed.
+output_of()
+{
+	awk -v name="${1##*/}" '
+		/^=== (run|end) / { on = 0 }
+		on
+		$0 == "=== run " name { on = 1 }' "$tmp/output"
+}
+
+# Why a test skipped itself, or failed: what it says.
+said()
+{
+	output_of "$1" | awk '
+		/SKIP/ && !skip { skip = $0; sub(/.*SKIP[^A-Za-z0-9]*/, "", skip) }
+		/^  / && /\.c:[0-9]+: / && !failed { failed = $0; sub(/^ */, "", failed) }
+		END { print skip ? skip : failed }'
+}
+
+passed=0
+failed=0
+skipped=0
+
+# Report a test from its line in results: STATUS NAME SECONDS [splat].
+report()
+{
+	name=$1
+	base_status=$(listed status "$name")
+	# shellcheck disable=SC2046 # words
+	set -- $(awk -v name="${name##*/}" '$2 == name' "$tmp/results")
+	status=$1
+	seconds=$3
+	splat=${4:-}
+	# shellcheck disable=SC2046 # numbers
+	set -- $(output_of "$name" | awk '
+		/^1\.\.[0-9]+$/ { plan = substr($0, 4) }
+		/^ok [0-9]+ .*# SKIP/ { skip++; next }
+		/^ok [0-9]+ / { ok++ }
+		/^not ok [0-9]+ / { bad++ }
+		END { print plan + 0, ok + 0, bad + 0, skip + 0 }')
+	plan=$1
+	ok=$2
+	bad=$3
+	skip=$4
+	if [ "$status" = 4 ] && [ "$base_status" != 0 ]; then
+		skipped=$((skipped + 1))
+		echo "skip $name: $(said "$name")"
+		return
+	fi
+	problem=
+	case $status in
+	0) ;;
+	4) problem="skipped, but passes on the bare base: $(said "$name")" ;;
+	died) problem="took the machine down" ;;
+	137 | 143) problem="killed after $each s" ;;
+	*) problem="status $status" ;;
+	esac
+	if [ "$((ok + bad + skip))" -ne "$plan" ]; then
+		problem="${problem:+$problem, }$((ok + bad + skip)) of $plan cases reported"
+	fi
+	if [ -n "$splat" ]; then
+		problem="${problem:+$problem, }the kernel complained"
+	fi
+	if [ -n "$problem" ] && [ -z "$splat" ] && [ "$status" != died ] &&
+	   [ -n "$base_status" ] && [ "$base_status" != 0 ]; then
+		skipped=$((skipped + 1))
+		echo "skip $name: fails on the bare base too: $(listed reason "$name")"
+		return
+	fi
+	if [ "$plan" -gt 0 ]; then
+		passed=$((passed + ok))
+		skipped=$((skipped + skip))
+		failed=$((failed + bad))
+		cases=", $ok of $plan cases passed, $skip skipped"
+		[ -z "$problem" ] || [ "$bad" -gt 0 ] || failed=$((failed + 1))
+	elif [ -n "$problem" ]; then
+		cases=
+		failed=$((failed + 1))
+	else
+		cases=
+		passed=$((passed + 1))
+	fi
+	if [ -n "$problem" ]; then
+		echo "not ok $name: $problem ($seconds s)$cases"
+		output_of "$name" | grep '^not ok ' | sed 's/^/    /' || :
+		output_of "$name" | tail -n 15 | sed 's/^/    # /'
+	else
+		echo "ok $name ($seconds s)$cases"
+	fi
+}
+
+run_all "$tmp/run"
+
+if [ "$BASE" = pristine ]; then
+	while read -r name; do
+		status=$(awk -v name="${name##*/}" '$2 == name { print $1 }' "$tmp/results")
+		reason=
+		if [ "$status" != 0 ]; then
+			reason=$(listed reason "$name")
+			[ -n "$reason" ] || reason=$(said "$name")
+		fi
+		echo "$status $name${reason:+  # $reason}"
+	done <"$tmp/run" | sort -s -n -k 1,1 >"$tmp/statuses"
+	cat "$tmp/statuses"
+	if [ -n "$update" ]; then
+		sed -n '/^[^#]/q; p' "$known" >"$tmp/new"
+		cat "$tmp/statuses" >>"$tmp/new"
+		cp "$tmp/new" "$known"
+		exit 0
+	fi
+	different=0
+	while read -r status name reason; do
+		want=$(listed status "$name")
+		# How a failure shows depends on the load of the machine.
+		if [ "$(kind "$status")" != "$(kind "$want")" ]; then
+			different=$((different + 1))
+			say "$name: status $status, listed ${want:-nowhere}${reason:+ ($reason)}"
+		fi
+	done <"$tmp/statuses"
+	echo "tests: $(wc -l <"$tmp/statuses") run on the bare base, $different differ from scripts/base-selftests.txt"
+	[ "$different" -eq 0 ]
+	exit
+fi
+
+while read -r name; do
+	report "$name"
+done <"$tmp/run"
+if grep -q '^1 kernel ' "$tmp/results"; then
+	failed=$((failed + 1))
+	echo "not ok kernel: complained while no test ran, see $OUT/log/test-$BASE-$config-*.log"
+fi
+while read -r name; do
+	skipped=$((skipped + 1))
+	echo "skip $name: not run: $(listed reason "$name")"
+done <"$tmp/left-out"
+echo "tests: $passed passed, $failed failed, $skipped skipped"
+[ "$failed" -eq 0 ]
