@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Faults on private memory: from a gfn to a pfn and a mapping level, or to a
+ * KVM_EXIT_MEMORY_FAULT.
+ *
+ * kvm_faultin_pfn() has sampled mmu_invalidate_seq before it comes here.  The
+ * attribute and the page read here are rechecked under mmu_lock, see
+ * is_page_fault_stale().
+ */
+
+#include "mmu.h"
+#include "mmu_internal.h"
+#include "private.h"
+
+/* The largest level at which the attributes of the block around @gfn agree. */
+static u8 uniform_level(struct kvm *kvm, gfn_t gfn, u64 attributes, u8 level)
+{
+	for (; level > PG_LEVEL_4K; level--) {
+		gfn_t nr = KVM_PAGES_PER_HPAGE(level);
+		gfn_t start = gfn & ~(nr - 1);
+
+		if (kvm_range_has_memory_attributes(kvm, start, start + nr,
+						    attributes))
+			break;
+	}
+
+	return level;
+}
+
+static u8 order_to_level(unsigned int order)
+{
+	if (order >= KVM_HPAGE_GFN_SHIFT(PG_LEVEL_1G))
+		return PG_LEVEL_1G;
+	if (order >= KVM_HPAGE_GFN_SHIFT(PG_LEVEL_2M))
+		return PG_LEVEL_2M;
+
+	return PG_LEVEL_4K;
+}
+
+static int memory_fault_exit(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault,
+			     int err)
+{
+	/* A prefetch for an asynchronous fault is not the guest's access. */
+	if (!fault->prefetch)
+		kvm_prepare_memory_fault_exit(vcpu, gfn_to_gpa(fault->gfn),
+					      PAGE_SIZE, true);
+
+	return err;
+}
+
+static int faultin_private_pfn(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault)
+{
+	unsigned int order;
+	int r;
+
+	if (!kvm_slot_can_be_private(fault->slot))
+		return memory_fault_exit(vcpu, fault, -EFAULT);
+
+	r = kvm_gmem_get_pfn(vcpu->kvm, fault->slot, fault->gfn, &fault->pfn,
+			     &order);
+	if (r)
+		return memory_fault_exit(vcpu, fault, r);
+
+	fault->max_level = min(fault->max_level, order_to_level(order));
+	fault->map_writable = true;
+	/* No address of the primary MMU is involved, none can be invalidated. */
+	fault->hva = KVM_HVA_ERR_BAD;
+
+	return RET_PF_CONTINUE;
+}
+
+bool __kvm_mmu_faultin_private(struct kvm_vcpu *vcpu,
+			       struct kvm_page_fault *fault, int *r)
+{
+	struct kvm *kvm = vcpu->kvm;
+	u64 attributes;
+
+	/*
+	 * It would have to be retried anyway.  Checking early saves the
+	 * allocation of a page in a hole that is just being punched.
+	 */
+	if (kvm_gfn_invalidate_pending(kvm, fault->gfn, fault->gfn + 1)) {
+		*r = RET_PF_RETRY;
+		return true;
+	}
+
+	attributes = kvm_get_memory_attributes(kvm, fault->gfn);
+	fault->max_level = uniform_level(kvm, fault->gfn, attributes,
+					 fault->max_level);
+	if (!(attributes & KVM_MEMORY_ATTRIBUTE_PRIVATE))
+		return false;
+
+	*r = faultin_private_pfn(vcpu, fault);
+	return true;
+}
+
+/*
+ * Under mmu_lock.  The level is not decided yet: ask for the largest block that
+ * the fault may map.
+ */
+bool kvm_mmu_fault_invalidated(struct kvm *kvm, struct kvm_page_fault *fault)
+{
+	gfn_t nr = KVM_PAGES_PER_HPAGE(fault->max_level);
+	gfn_t start = fault->gfn & ~(nr - 1);
+
+	return kvm_gfn_invalidate_pending(kvm, start, start + nr);
+}
+
+bool __kvm_private_emulation_denied(struct kvm_vcpu *vcpu, gpa_t gpa)
+{
+	if (kvm_arch_private_mem_is_trusted(vcpu->kvm) ||
+	    !kvm_mem_is_private(vcpu->kvm, gpa_to_gfn(gpa)))
+		return false;
+
+	kvm_prepare_memory_fault_exit(vcpu, gpa & PAGE_MASK, PAGE_SIZE, true);
+	return true;
+}
+
+bool __kvm_private_read_gpte(struct kvm_vcpu *vcpu, gpa_t gpa, void *gpte,
+			     unsigned int size, int *r)
+{
+	gfn_t gfn = gpa_to_gfn(gpa);
+
+	return kvm_gmem_vcpu_access_guest(vcpu, kvm_vcpu_gfn_to_memslot(vcpu, gfn),
+					  gfn, gpte, offset_in_page(gpa), size,
+					  false, r);
+}

@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+#ifndef __LINUX_KVM_GMEM_H
+#define __LINUX_KVM_GMEM_H
+
+/*
+ * Guest-first memory: what architecture and vendor code may call.
+ *
+ * Two questions have two owners.  What user space wants a page to be (private
+ * or shared) is in the VM's attribute map.  What the memory is (allocated,
+ * zeroed, poisoned) is in the inode of a guest_memfd.  Neither is inferred
+ * from the other.
+ *
+ * A gfn is private when kvm_mem_is_private() says so.  The answer can change
+ * at any time unless slots_lock is held, hence every user that acts on it goes
+ * through the same protocol as for a pfn taken from the primary MMU:
+ *
+ *	seq = kvm->mmu_invalidate_seq;
+ *	smp_rmb();
+ *	if (kvm_mem_is_private(kvm, gfn))
+ *		kvm_gmem_get_pfn(kvm, slot, gfn, &pfn, &order);
+ *	lock mmu_lock
+ *	if (kvm_gfn_invalidate_retry(kvm, seq, gfn))
+ *		unlock, release the pfn, start again
+ *	use the pfn
+ *	unlock mmu_lock
+ *
+ * Documentation/virt/kvm/guest-memfd.rst tells the rest.
+ */
+
+#include <linux/kvm_host.h>
+
+/*
+ * An architecture defines kvm_arch_has_private_mem() when some of its VM types
+ * have private memory, and kvm_arch_private_mem_is_trusted() when, for some of
+ * those, the host kernel may read and write that memory.
+ */
+#ifndef kvm_arch_has_private_mem
+#define kvm_arch_has_private_mem(kvm) false
+#endif
+
+#ifndef kvm_arch_private_mem_is_trusted
+#define kvm_arch_private_mem_is_trusted(kvm) false
+#endif
+
+#ifdef CONFIG_KVM_GUEST_MEMFD
+
+/**
+ * kvm_slot_can_be_private - does a memslot have memory for private gfns
+ * @slot: memslot, may be NULL
+ *
+ * The answer does not change during the life of a memslot.  It stays true when
+ * the file is closed while the slot lives; kvm_gmem_get_pfn() fails then.
+ */
+static inline bool kvm_slot_can_be_private(const struct kvm_memory_slot *slot)
+{
+	return slot && (slot->flags & KVM_MEM_GUEST_MEMFD);
+}
+
+/**
+ * kvm_get_memory_attributes - attributes of a gfn
+ * @kvm: the VM
+ * @gfn: any gfn, in a memslot or not
+ *
+ * Does not sleep and takes no lock but RCU.
+ *
+ * Return: a set of KVM_MEMORY_ATTRIBUTE_*.
+ */
+u64 kvm_get_memory_attributes(struct kvm *kvm, gfn_t gfn);
+
+/**
+ * kvm_range_has_memory_attributes - do all gfns of a range have one value
+ * @kvm: the VM
+ * @start: first gfn
+ * @end: gfn past the last one, larger than @start
+ * @attributes: the value asked for
+ *
+ * One walk of the tree, whatever the length of the range.  Does not sleep.  The
+ * answer is a snapshot, consistent only under slots_lock or when the caller
+ * rechecks with kvm_gfn_invalidate_retry().
+ */
+bool kvm_range_has_memory_attributes(struct kvm *kvm, gfn_t start, gfn_t end,
+				     u64 attributes);
+
+/**
+ * kvm_mem_is_private - is a gfn private
+ * @kvm: the VM
+ * @gfn: any gfn, in a memslot or not
+ */
+static inline bool kvm_mem_is_private(struct kvm *kvm, gfn_t gfn)
+{
+	return kvm_arch_has_private_mem(kvm) &&
+	       (kvm_get_memory_attributes(kvm, gfn) & KVM_MEMORY_ATTRIBUTE_PRIVATE);
+}
+
+/**
+ * kvm_gmem_get_pfn - page of a gfn from the guest_memfd bound to its memslot
+ * @kvm: the VM
+ * @slot: memslot that contains @gfn, kvm_slot_can_be_private() is true for it
+ * @gfn: the gfn
+ * @pfn: the page, with a reference for the caller to drop
+ * @max_order: may be NULL; order of the largest naturally aligned block around
+ *	@gfn that lies within one folio, 0 if a page of the folio is poisoned
+ *
+ * Allocates and zeroes the page if the file has none there.  May sleep.  The
+ * reference keeps the page from being reused, not from being removed from the
+ * file: the caller rechecks with kvm_gfn_invalidate_retry() under mmu_lock.
+ *
+ * Return: 0, or
+ * * -EFAULT: the file is closed
+ * * -EHWPOISON: the page has an uncorrected memory error
+ * * -ENOMEM: no memory, or over the limit of the caller's memory cgroup
+ */
+int kvm_gmem_get_pfn(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t gfn,
+		     kvm_pfn_t *pfn, unsigned int *max_order);
+
+/**
+ * kvm_gfn_invalidate_pending - are gfns being converted, punched or unbound
+ * @kvm: the VM
+ * @start: first gfn
+ * @end: gfn past the last one
+ *
+ * Reliable under mmu_lock, a hint without.
+ *
+ * Return: true if an invalidation is in progress that may concern any of them.
+ */
+static inline bool kvm_gfn_invalidate_pending(struct kvm *kvm, gfn_t start,
+					      gfn_t end)
+{
+	return unlikely(READ_ONCE(kvm->gfn_invalidate.in_progress)) &&
+	       start < READ_ONCE(kvm->gfn_invalidate.end) &&
+	       end > READ_ONCE(kvm->gfn_invalidate.start);
+}
+
+/**
+ * kvm_gfn_invalidate_retry - has what was read about a gfn become stale
+ * @kvm: the VM, mmu_lock is held
+ * @seq: kvm->mmu_invalidate_seq from before the first read
+ * @gfn: the gfn
+ */
+static inline bool kvm_gfn_invalidate_retry(struct kvm *kvm, unsigned long seq,
+					    gfn_t gfn)
+{
+	lockdep_assert_held(&kvm->mmu_lock);
+
+	if (kvm_gfn_invalidate_pending(kvm, gfn, gfn + 1))
+		return true;
+	/* Pairs with kvm_gfn_invalidate_end(): sequence first, then range. */
+	smp_rmb();
+	return kvm->mmu_invalidate_seq != seq;
+}
+
+/**
+ * kvm_gmem_access_guest - KVM's own access to a gfn, if that is private
+ * @kvm: the VM
+ * @slot: memslot of @gfn, or NULL if there is none
+ * @gfn: the gfn
+ * @data: kernel buffer
+ * @offset: first byte within the page
+ * @len: bytes, at most up to the end of the page
+ * @write: from @data to the guest, else the other way
+ * @r: 0, or why the access failed: as kvm_gmem_get_pfn(), -EFAULT also for a
+ *	slot without guest_memfd and for a VM whose private memory the host must
+ *	not touch
+ *
+ * The access is atomic with respect to conversions and holes: it goes to the
+ * page that the guest would have used at that moment.
+ *
+ * Return: false if @gfn is shared, nothing is done then.
+ */
+bool kvm_gmem_access_guest(struct kvm *kvm, struct kvm_memory_slot *slot,
+			   gfn_t gfn, void *data, unsigned int offset,
+			   unsigned int len, bool write, int *r);
+
+/**
+ * kvm_gmem_vcpu_access_guest - the same on behalf of a vCPU
+ * @vcpu: the vCPU
+ * @slot: as above
+ * @gfn: as above
+ * @data: as above
+ * @offset: as above
+ * @len: as above
+ * @write: as above
+ * @r: as above
+ *
+ * A failure is remembered in vcpu->private_access so that the architecture can
+ * turn it into a KVM_EXIT_MEMORY_FAULT.
+ */
+bool kvm_gmem_vcpu_access_guest(struct kvm_vcpu *vcpu,
+				struct kvm_memory_slot *slot, gfn_t gfn,
+				void *data, unsigned int offset,
+				unsigned int len, bool write, int *r);
+
+/**
+ * kvm_gmem_vcpu_read_guest_atomic - read a private gfn without sleeping
+ * @vcpu: the vCPU
+ * @slot: memslot of @gfn, or NULL if there is none
+ * @gfn: the gfn
+ * @data: kernel buffer
+ * @offset: first byte within the page
+ * @len: bytes, at most up to the end of the page
+ * @r: 0, or -EFAULT; a page that the file does not have yet is a failure, too
+ *
+ * For callers that hold mmu_lock or must not sleep for another reason.
+ *
+ * Return: false if @gfn is shared, nothing is done then.
+ */
+bool kvm_gmem_vcpu_read_guest_atomic(struct kvm_vcpu *vcpu,
+				     struct kvm_memory_slot *slot, gfn_t gfn,
+				     void *data, unsigned int offset,
+				     unsigned int len, int *r);
+
+/**
+ * kvm_gmem_vcpu_cmpxchg_guest - compare and exchange in a private gfn
+ * @vcpu: the vCPU
+ * @gpa: address, naturally aligned or at least within one page
+ * @old: expected value; what was found there on return
+ * @new: new value
+ * @size: 1, 2, 4 or 8 bytes
+ * @r: 0 if exchanged, 1 if the value was another one, else an errno as above
+ *
+ * Return: false if the gfn is shared, nothing is done then.
+ */
+bool kvm_gmem_vcpu_cmpxchg_guest(struct kvm_vcpu *vcpu, gpa_t gpa, void *old,
+				 const void *new, unsigned int size, int *r);
+
+/**
+ * kvm_prepare_memory_fault_exit - fill in a KVM_EXIT_MEMORY_FAULT
+ * @vcpu: the vCPU
+ * @gpa: page aligned address of the access
+ * @size: bytes
+ * @is_private: the access was to private memory
+ *
+ * The caller returns -EFAULT or -EHWPOISON from KVM_RUN, or -ENOMEM if there was
+ * no memory for the page.
+ */
+static inline void kvm_prepare_memory_fault_exit(struct kvm_vcpu *vcpu,
+						 gpa_t gpa, u64 size,
+						 bool is_private)
+{
+	vcpu->run->exit_reason = KVM_EXIT_MEMORY_FAULT;
+	vcpu->run->memory_fault.flags =
+		is_private ? KVM_MEMORY_EXIT_FLAG_PRIVATE : 0;
+	vcpu->run->memory_fault.gpa = gpa;
+	vcpu->run->memory_fault.size = size;
+}
+
+#else /* !CONFIG_KVM_GUEST_MEMFD */
+
+static inline bool kvm_slot_can_be_private(const struct kvm_memory_slot *slot)
+{
+	return false;
+}
+
+static inline bool kvm_mem_is_private(struct kvm *kvm, gfn_t gfn)
+{
+	return false;
+}
+
+static inline bool kvm_gfn_invalidate_pending(struct kvm *kvm, gfn_t start,
+					      gfn_t end)
+{
+	return false;
+}
+
+static inline bool kvm_gmem_access_guest(struct kvm *kvm,
+					 struct kvm_memory_slot *slot,
+					 gfn_t gfn, void *data,
+					 unsigned int offset, unsigned int len,
+					 bool write, int *r)
+{
+	return false;
+}
+
+static inline bool kvm_gmem_vcpu_access_guest(struct kvm_vcpu *vcpu,
+					      struct kvm_memory_slot *slot,
+					      gfn_t gfn, void *data,
+					      unsigned int offset,
+					      unsigned int len, bool write,
+					      int *r)
+{
+	return false;
+}
+
+static inline bool kvm_gmem_vcpu_read_guest_atomic(struct kvm_vcpu *vcpu,
+						   struct kvm_memory_slot *slot,
+						   gfn_t gfn, void *data,
+						   unsigned int offset,
+						   unsigned int len, int *r)
+{
+	return false;
+}
+
+static inline bool kvm_gmem_vcpu_cmpxchg_guest(struct kvm_vcpu *vcpu, gpa_t gpa,
+					       void *old, const void *new,
+					       unsigned int size, int *r)
+{
+	return false;
+}
+
+#endif /* CONFIG_KVM_GUEST_MEMFD */
+
+#endif /* __LINUX_KVM_GMEM_H */

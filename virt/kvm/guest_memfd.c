@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * guest_memfd: a file whose only purpose is to be guest memory.
+ *
+ * There are two objects.  The inode is the physical storage, it owns the size
+ * and the folios.  The file is one VM's view of it, it owns the bindings to
+ * memslots and pins the VM.
+ *
+ * The file has no read, write or mmap: memory that user space cannot reach
+ * cannot be leaked or corrupted by it.  The folios are freed in release and not
+ * when the inode is evicted, because the module may be unloaded in between.
+ */
+
+#include <linux/anon_inodes.h>
+#include <linux/file.h>
+#include <linux/fs.h>
+#include <linux/falloc.h>
+#include <linux/pagemap.h>
+
+#include "guest_memfd.h"
+
+static int punch_hole(struct inode *inode, struct kvm_gmem *gmem,
+		      loff_t offset, loff_t len)
+{
+	struct address_space *mapping = inode->i_mapping;
+	pgoff_t start = offset >> PAGE_SHIFT;
+	pgoff_t end = (offset + len) >> PAGE_SHIFT;
+
+	/*
+	 * Between begin and end no fault can map a folio, and none that was
+	 * mapped is left.  The lock keeps new bindings out meanwhile, as their
+	 * gfns would not be held off.
+	 */
+	filemap_invalidate_lock(mapping);
+	kvm_gmem_invalidate_begin(gmem, start, end);
+	truncate_inode_pages_range(mapping, offset, offset + len - 1);
+	kvm_gmem_invalidate_end(gmem);
+	filemap_invalidate_unlock(mapping);
+
+	return 0;
+}
+
+static long kvm_gmem_fallocate(struct file *file, int mode, loff_t offset,
+			       loff_t len)
+{
+	struct inode *inode = file_inode(file);
+	int r;
+
+	if (!(mode & FALLOC_FL_KEEP_SIZE) ||
+	    (mode & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE)))
+		return -EOPNOTSUPP;
+
+	if (!PAGE_ALIGNED(offset) || !PAGE_ALIGNED(len))
+		return -EINVAL;
+
+	if (mode & FALLOC_FL_PUNCH_HOLE)
+		r = punch_hole(inode, file->private_data, offset, len);
+	else if (offset + len > i_size_read(inode))
+		r = -EINVAL;
+	else
+		r = kvm_gmem_allocate(inode, offset >> PAGE_SHIFT,
+				      (offset + len) >> PAGE_SHIFT);
+
+	return r ? r : file_modified(file);
+}
+
+static int kvm_gmem_release(struct inode *inode, struct file *file)
+{
+	struct kvm_gmem *gmem = file->private_data;
+
+	kvm_gmem_unbind_all(gmem);
+	/* Waits for a memory failure being handled, which uses @gmem. */
+	truncate_inode_pages_final(inode->i_mapping);
+	kvm_gmem_free(gmem);
+
+	return 0;
+}
+
+/* Not const: the owner is known only when the module is loaded. */
+static struct file_operations kvm_gmem_fops = {
+	.llseek		= no_llseek,
+	.release	= kvm_gmem_release,
+	.fallocate	= kvm_gmem_fallocate,
+};
+
+static int kvm_gmem_getattr(struct user_namespace *mnt_userns,
+			    const struct path *path, struct kstat *stat,
+			    u32 request_mask, unsigned int query_flags)
+{
+	struct inode *inode = path->dentry->d_inode;
+
+	generic_fillattr(mnt_userns, inode, stat);
+	/* What is allocated; the page cache has counted already. */
+	stat->blocks = (u64)inode->i_mapping->nrpages << (PAGE_SHIFT - 9);
+
+	return 0;
+}
+
+/* Size, owner, mode and times are fixed. */
+static int kvm_gmem_setattr(struct user_namespace *mnt_userns,
+			    struct dentry *dentry, struct iattr *attr)
+{
+	return -EINVAL;
+}
+
+static const struct inode_operations kvm_gmem_iops = {
+	.getattr	= kvm_gmem_getattr,
+	.setattr	= kvm_gmem_setattr,
+};
+
+/* NULL if @file is something else. */
+struct kvm_gmem *kvm_gmem_from_file(struct file *file)
+{
+	return file->f_op == &kvm_gmem_fops ? file->private_data : NULL;
+}
+
+static struct file *create_file(struct kvm *kvm, loff_t size)
+{
+	struct kvm_gmem *gmem;
+	struct inode *inode;
+	struct file *file;
+
+	gmem = kvm_gmem_alloc(kvm);
+	if (!gmem)
+		return ERR_PTR(-ENOMEM);
+
+	/* An inode of its own, and LSMs may deny it by the name. */
+	file = anon_inode_getfile_secure("[kvm-gmem]", &kvm_gmem_fops, gmem,
+					 O_RDWR, NULL);
+	if (IS_ERR(file)) {
+		kvm_gmem_free(gmem);
+		return file;
+	}
+	file->f_flags |= O_LARGEFILE;
+
+	inode = file_inode(file);
+	inode->i_op = &kvm_gmem_iops;
+	inode->i_mapping->a_ops = &kvm_gmem_aops;
+	inode->i_mapping->private_data = gmem;
+	inode->i_mode |= S_IFREG;
+	inode->i_size = size;
+	/* Not movable: memory from there would be pinned forever. */
+	mapping_set_gfp_mask(inode->i_mapping, GFP_HIGHUSER);
+	mapping_set_unevictable(inode->i_mapping);
+	mapping_set_keep_hwpoison(inode->i_mapping);
+
+	return file;
+}
+
+int kvm_gmem_create(struct kvm *kvm, struct kvm_create_guest_memfd *args)
+{
+	loff_t size = args->size;
+	struct file *file;
+	int fd;
+
+	if (!kvm_arch_supports_gmem(kvm))
+		return -ENOTTY;
+	if (args->flags)
+		return -EINVAL;
+	if (size <= 0 || !PAGE_ALIGNED(size))
+		return -EINVAL;
+
+	fd = get_unused_fd_flags(0);
+	if (fd < 0)
+		return fd;
+
+	file = create_file(kvm, size);
+	if (IS_ERR(file)) {
+		put_unused_fd(fd);
+		return PTR_ERR(file);
+	}
+
+	fd_install(fd, file);
+	return fd;
+}
+
+void kvm_gmem_init(struct module *module)
+{
+	/* Offsets in pages are kept as unsigned long and as gfn_t. */
+	BUILD_BUG_ON(sizeof(gfn_t) != sizeof(pgoff_t));
+
+	kvm_gmem_fops.owner = module;
+}

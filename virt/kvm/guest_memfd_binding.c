@@ -1,0 +1,330 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * One VM's view of a guest_memfd: which memslot takes its memory from which
+ * range of the file, and how the guest's mappings go away.
+ *
+ * Lifetimes.  The file pins the VM, never the reverse, else closing the VM would
+ * not be enough to end it.  A memslot has a pointer to the file without a
+ * reference:
+ * - release of the file clears the pointer under slots_lock.  An unbind under
+ *   slots_lock therefore finds a live kvm_gmem or NULL, even if the last
+ *   reference to the file is already gone;
+ * - a fault has no slots_lock.  It reads the pointer under RCU, which delays the
+ *   freeing of struct file, and takes a reference unless the count is zero;
+ * - when the VM is destroyed no file is left, as each would pin the VM.
+ *
+ * In the bindings a memslot may be several entries, as a range of the XArray is
+ * split into naturally aligned blocks; they are neighbours.
+ */
+
+#include <linux/file.h>
+#include <linux/fs.h>
+#include <linux/pagemap.h>
+
+#include "guest_memfd.h"
+#include "kvm_mm.h"
+
+struct kvm_gmem *kvm_gmem_alloc(struct kvm *kvm)
+{
+	struct kvm_gmem *gmem;
+
+	gmem = kzalloc(sizeof(*gmem), GFP_KERNEL_ACCOUNT);
+	if (!gmem)
+		return NULL;
+
+	mutex_init(&gmem->bindings_lock);
+	xa_init_flags(&gmem->bindings, XA_FLAGS_ACCOUNT);
+	kvm_get_kvm(kvm);
+	gmem->kvm = kvm;
+
+	return gmem;
+}
+
+/* No binding is left. */
+void kvm_gmem_free(struct kvm_gmem *gmem)
+{
+	struct kvm *kvm = gmem->kvm;
+
+	WARN_ON_ONCE(!xa_empty(&gmem->bindings));
+	xa_destroy(&gmem->bindings);
+	kfree(gmem);
+	/* Last, it may destroy the VM. */
+	kvm_put_kvm(kvm);
+}
+
+static gfn_t slot_index_to_gfn(const struct kvm_memory_slot *slot, pgoff_t index)
+{
+	return slot->base_gfn + index - slot->gmem.pgoff;
+}
+
+static pgoff_t slot_gfn_to_index(const struct kvm_memory_slot *slot, gfn_t gfn)
+{
+	return gfn - slot->base_gfn + slot->gmem.pgoff;
+}
+
+/*
+ * Unmap the pages [start, end) of the file from the guest and hold off faults on
+ * them until kvm_gmem_invalidate_end().  Callers that remove folios hold the
+ * invalidate lock, which keeps new bindings out in between.
+ */
+void kvm_gmem_invalidate_begin(struct kvm_gmem *gmem, pgoff_t start,
+			       pgoff_t end)
+{
+	struct kvm_memory_slot *slot, *prev = NULL;
+	struct kvm *kvm = gmem->kvm;
+	unsigned long index;
+
+	mutex_lock(&gmem->bindings_lock);
+	KVM_MMU_LOCK(kvm);
+	kvm_gfn_invalidate_begin(kvm);
+	xa_for_each_range(&gmem->bindings, index, slot, start, end - 1) {
+		pgoff_t first = max(start, slot->gmem.pgoff);
+		pgoff_t past = min(end, slot->gmem.pgoff + slot->npages);
+
+		if (slot == prev)
+			continue;
+		prev = slot;
+
+		kvm_gfn_invalidate_add(kvm, slot_index_to_gfn(slot, first),
+				       slot_index_to_gfn(slot, past));
+		/*
+		 * Before the slot is ready, nothing is mapped through it and
+		 * its rmaps may not exist.  If it becomes active from here on,
+		 * its faults see the bracket.
+		 */
+		if (!smp_load_acquire(&slot->gmem.ready))
+			continue;
+		kvm_gfn_invalidate_range(kvm, slot, slot_index_to_gfn(slot, first),
+					 slot_index_to_gfn(slot, past));
+	}
+	KVM_MMU_UNLOCK(kvm);
+	mutex_unlock(&gmem->bindings_lock);
+}
+
+void kvm_gmem_invalidate_end(struct kvm_gmem *gmem)
+{
+	struct kvm *kvm = gmem->kvm;
+
+	KVM_MMU_LOCK(kvm);
+	kvm_gfn_invalidate_end(kvm);
+	KVM_MMU_UNLOCK(kvm);
+}
+
+/*
+ * Erasing goes through the same blocks as the store that made them, hence needs
+ * no memory, also after a store that failed half way.
+ */
+static void erase_binding(struct kvm_gmem *gmem, struct kvm_memory_slot *slot)
+{
+	lockdep_assert_held(&gmem->kvm->slots_lock);
+	lockdep_assert_held(&gmem->bindings_lock);
+
+	xa_store_range(&gmem->bindings, slot->gmem.pgoff,
+		       slot->gmem.pgoff + slot->npages - 1, NULL, GFP_KERNEL);
+	WRITE_ONCE(slot->gmem.file, NULL);
+}
+
+static int store_binding(struct kvm_gmem *gmem, struct kvm_memory_slot *slot,
+			 struct file *file)
+{
+	unsigned long index = slot->gmem.pgoff;
+	unsigned long last = index + slot->npages - 1;
+	int r;
+
+	lockdep_assert_held(&gmem->kvm->slots_lock);
+	lockdep_assert_held(&gmem->bindings_lock);
+
+	if (xa_find(&gmem->bindings, &index, last, XA_PRESENT))
+		return -EEXIST;
+
+	r = xa_err(xa_store_range(&gmem->bindings, slot->gmem.pgoff, last, slot,
+				  GFP_KERNEL_ACCOUNT));
+	if (r)
+		erase_binding(gmem, slot);
+	else
+		WRITE_ONCE(slot->gmem.file, file);
+
+	return r;
+}
+
+/*
+ * Bind a memslot that is not active yet to the file behind @fd, from byte
+ * @offset on.
+ */
+int kvm_gmem_bind(struct kvm *kvm, struct kvm_memory_slot *slot,
+		  unsigned int fd, u64 offset)
+{
+	u64 size = (u64)slot->npages << PAGE_SHIFT;
+	struct kvm_gmem *gmem;
+	struct inode *inode;
+	struct file *file;
+	int r = -EINVAL;
+
+	lockdep_assert_held(&kvm->slots_lock);
+
+	file = fget(fd);
+	if (!file)
+		return -EBADF;
+
+	gmem = kvm_gmem_from_file(file);
+	if (!gmem || gmem->kvm != kvm)
+		goto out;
+
+	/* Unsigned and without a sum, so that nothing can wrap. */
+	inode = file_inode(file);
+	if (!PAGE_ALIGNED(offset) || offset > i_size_read(inode) ||
+	    size > i_size_read(inode) - offset)
+		goto out;
+
+	slot->gmem.pgoff = offset >> PAGE_SHIFT;
+
+	filemap_invalidate_lock(inode->i_mapping);
+	mutex_lock(&gmem->bindings_lock);
+	r = store_binding(gmem, slot, file);
+	mutex_unlock(&gmem->bindings_lock);
+	filemap_invalidate_unlock(inode->i_mapping);
+out:
+	/*
+	 * Not the end of the file even if user space has closed it by now: the
+	 * release waits for slots_lock.
+	 */
+	fput(file);
+	return r;
+}
+
+/*
+ * The slot has all that the architecture keeps per slot, and is going to be
+ * active: nothing can fail any more.
+ */
+void kvm_gmem_slot_ready(struct kvm_memory_slot *slot)
+{
+	/* Pairs with kvm_gmem_invalidate_begin(). */
+	smp_store_release(&slot->gmem.ready, true);
+}
+
+/*
+ * For a memslot that is going away: nothing maps it, and nobody can find it
+ * except through the bindings.
+ */
+void kvm_gmem_unbind(struct kvm_memory_slot *slot)
+{
+	struct kvm_gmem *gmem;
+
+	if (!slot->gmem.file)
+		return;
+
+	gmem = kvm_gmem_from_file(slot->gmem.file);
+	mutex_lock(&gmem->bindings_lock);
+	erase_binding(gmem, slot);
+	mutex_unlock(&gmem->bindings_lock);
+}
+
+/*
+ * For the release of the file: nobody faults on it any more after this.  The
+ * memslots stay.  A fault that holds a folio already will notice the bracket.
+ */
+void kvm_gmem_unbind_all(struct kvm_gmem *gmem)
+{
+	struct kvm_memory_slot *slot;
+	unsigned long index;
+
+	mutex_lock(&gmem->kvm->slots_lock);
+	/* First clear, then unmap, else a fault in between maps it again. */
+	xa_for_each(&gmem->bindings, index, slot)
+		WRITE_ONCE(slot->gmem.file, NULL);
+	kvm_gmem_invalidate_begin(gmem, 0, ULONG_MAX);
+	kvm_gmem_invalidate_end(gmem);
+
+	mutex_lock(&gmem->bindings_lock);
+	xa_destroy(&gmem->bindings);
+	mutex_unlock(&gmem->bindings_lock);
+	mutex_unlock(&gmem->kvm->slots_lock);
+}
+
+static struct file *get_file_of_slot(struct kvm_memory_slot *slot)
+{
+	struct file *file;
+
+	rcu_read_lock();
+	file = READ_ONCE(slot->gmem.file);
+	if (file && !get_file_rcu(file))
+		file = NULL;
+	rcu_read_unlock();
+
+	return file;
+}
+
+/* The largest block around @gfn that one entry could map. */
+static unsigned int block_order(struct folio *folio, gfn_t gfn, pgoff_t index)
+{
+	unsigned int order = folio_order(folio);
+
+	/* The flag is one of large folios only. */
+	if (!order || folio_test_has_hwpoisoned(folio))
+		return 0;
+
+	/* The offset between gfn and index is the same for the whole slot. */
+	while (order && ((gfn ^ index) & ((1UL << order) - 1)))
+		order--;
+
+	return order;
+}
+
+int kvm_gmem_get_pfn(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t gfn,
+		     kvm_pfn_t *pfn, unsigned int *max_order)
+{
+	pgoff_t index = slot_gfn_to_index(slot, gfn);
+	struct folio *folio;
+	struct page *page;
+	struct file *file;
+	int r = 0;
+
+	file = get_file_of_slot(slot);
+	if (!file)
+		return -EFAULT;
+
+	folio = kvm_gmem_get_folio(file_inode(file), index);
+	if (IS_ERR(folio)) {
+		r = PTR_ERR(folio);
+		goto out;
+	}
+
+	page = folio_file_page(folio, index);
+	if (PageHWPoison(page)) {
+		folio_put(folio);
+		r = -EHWPOISON;
+		goto out;
+	}
+
+	*pfn = page_to_pfn(page);
+	if (max_order)
+		*max_order = block_order(folio, gfn, index);
+out:
+	fput(file);
+	return r;
+}
+EXPORT_SYMBOL_GPL(kvm_gmem_get_pfn);
+
+/*
+ * The page of a gfn if the file has it already, with a reference, else NULL.
+ * Does not sleep.
+ */
+struct page *kvm_gmem_find_page(struct kvm_memory_slot *slot, gfn_t gfn)
+{
+	struct page *page;
+	struct file *file;
+
+	file = get_file_of_slot(slot);
+	if (!file)
+		return NULL;
+
+	page = find_get_page(file_inode(file)->i_mapping,
+			     slot_gfn_to_index(slot, gfn));
+	if (page && PageHWPoison(page)) {
+		put_page(page);
+		page = NULL;
+	}
+	fput(file);
+
+	return page;
+}
