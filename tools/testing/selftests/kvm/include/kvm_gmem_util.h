@@ -1,0 +1,361 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Helpers for tests of guest_memfd, memory attributes and memory-fault exits.
+ *
+ * __foo() returns what the system call returned and leaves errno alone, foo()
+ * asserts that it worked.  Test refusals with the former, and assert errno.
+ *
+ * Layout that the helpers assume for tests that run guest code: slot 0 (code,
+ * stack, page tables, ucalls) is ordinary memory and stays shared, private data
+ * lives in a slot of its own that vm_gmem_region_add() creates.
+ *
+ * For tests based on the kselftest harness: include this file first and
+ * kselftest_harness.h after it (never before), write a main() that checks the
+ * requirements with TEST_REQUIRE() and then returns test_harness_run(), e.g.
+ *
+ *	int main(int argc, char *argv[])
+ *	{
+ *		TEST_REQUIRE(kvm_has_private_vms());
+ *		return test_harness_run(argc, argv);
+ *	}
+ *
+ * Inside a test, TEST_REQUIRE() would count as a failure: the harness wants
+ * SKIP(), and wants it in the test, as it runs the test after a SKIP() in a
+ * fixture's setup.  TEST_ASSERT() works everywhere, and is the only one that
+ * works in threads; the ASSERT_*() of the harness only work in TEST()s and
+ * fixtures.  A test that takes long wants TEST_F_TIMEOUT(): 30 s are the default,
+ * and emulated machines are slow.
+ */
+#ifndef SELFTEST_KVM_GMEM_UTIL_H
+#define SELFTEST_KVM_GMEM_UTIL_H
+
+#ifdef __KSELFTEST_HARNESS_H
+#error "Include kselftest_harness.h after kvm_gmem_util.h"
+#endif
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <errno.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <linux/falloc.h>
+#include <linux/kvm.h>
+#include <linux/kvm_para.h>
+
+#include "kvm_util.h"
+#include "processor.h"
+#include "test_util.h"
+
+/* The harness has an ASSERT_EQ(); TEST_ASSERT_EQ() is the library's. */
+#undef ASSERT_EQ
+
+/*
+ * The errno of a system call that failed, 0 of one that worked, so that one
+ * ASSERT_EQ(EINVAL, errno_of(...)) says all.  A call that returns a pointer wants
+ * a cast to long.
+ */
+#define errno_of(call)						\
+({								\
+	errno = 0;						\
+	(call) == -1 ? errno : 0;				\
+})
+
+/* Requirements.  Each of them only asks KVM what it has. */
+
+/* Can files be created and bound, on the VM types that KVM allows it for? */
+static inline bool kvm_has_gmem(void)
+{
+	return kvm_has_cap(KVM_CAP_GUEST_MEMFD) &&
+	       kvm_has_cap(KVM_CAP_USER_MEMORY2);
+}
+
+/* Are there VMs that have private memory and a file to put it in? */
+static inline bool kvm_has_private_vms(void)
+{
+	return kvm_has_gmem() &&
+	       (kvm_check_cap(KVM_CAP_VM_TYPES) & (1u << KVM_X86_SW_PROTECTED_VM)) &&
+	       (kvm_check_cap(KVM_CAP_MEMORY_ATTRIBUTES) & KVM_MEMORY_ATTRIBUTE_PRIVATE);
+}
+
+/* VM creation.  The plain functions create a VM of the default type. */
+
+/* An empty VM of @type: no memory, no vCPUs. */
+static inline struct kvm_vm *vm_create_barebones_type(unsigned long type)
+{
+	struct kvm_vm *vm;
+
+	kvm_vm_type = type;
+	vm = vm_create_barebones();
+	kvm_vm_type = 0;
+
+	return vm;
+}
+
+/*
+ * A VM of @type whose vCPUs all start at @guest_code.  @extra_mem_pages is the
+ * size of the memory that the test is going to add and to map, so that there is
+ * room for the page tables.
+ */
+static inline struct kvm_vm *
+vm_create_type_with_vcpus(unsigned long type, uint32_t nr_vcpus,
+			  uint64_t extra_mem_pages, void *guest_code,
+			  struct kvm_vcpu *vcpus[])
+{
+	struct kvm_vm *vm;
+
+	kvm_vm_type = type;
+	vm = __vm_create_with_vcpus(VM_MODE_DEFAULT, nr_vcpus, extra_mem_pages,
+				    guest_code, vcpus);
+	kvm_vm_type = 0;
+
+	return vm;
+}
+
+static inline struct kvm_vm *
+vm_create_type_with_one_vcpu(unsigned long type, struct kvm_vcpu **vcpu,
+			     uint64_t extra_mem_pages, void *guest_code)
+{
+	return vm_create_type_with_vcpus(type, 1, extra_mem_pages, guest_code,
+					 vcpu);
+}
+
+/* Files. */
+
+/* Returns the new file descriptor, or -1 and errno. */
+static inline int __vm_create_guest_memfd(struct kvm_vm *vm, uint64_t size,
+					  uint64_t flags)
+{
+	struct kvm_create_guest_memfd args = {
+		.size = size,
+		.flags = flags,
+	};
+
+	return __vm_ioctl(vm, KVM_CREATE_GUEST_MEMFD, &args);
+}
+
+static inline int vm_create_guest_memfd(struct kvm_vm *vm, uint64_t size,
+					uint64_t flags)
+{
+	int fd = __vm_create_guest_memfd(vm, size, flags);
+
+	TEST_ASSERT(fd >= 0, KVM_IOCTL_ERROR(KVM_CREATE_GUEST_MEMFD, fd));
+	return fd;
+}
+
+/* Allocate the pages of [@offset, @offset + @len). */
+static inline int __gmem_allocate(int fd, off_t offset, off_t len)
+{
+	return fallocate(fd, FALLOC_FL_KEEP_SIZE, offset, len);
+}
+
+static inline void gmem_allocate(int fd, off_t offset, off_t len)
+{
+	int ret = __gmem_allocate(fd, offset, len);
+
+	TEST_ASSERT(!ret, __KVM_SYSCALL_ERROR("fallocate()", ret));
+}
+
+/* Free the pages of [@offset, @offset + @len), and unmap them from the guest. */
+static inline int __gmem_punch_hole(int fd, off_t offset, off_t len)
+{
+	return fallocate(fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
+			 offset, len);
+}
+
+static inline void gmem_punch_hole(int fd, off_t offset, off_t len)
+{
+	int ret = __gmem_punch_hole(fd, offset, len);
+
+	TEST_ASSERT(!ret, __KVM_SYSCALL_ERROR("fallocate(PUNCH_HOLE)", ret));
+}
+
+/* The number of pages that the file holds: allocated and not punched. */
+static inline uint64_t gmem_allocated_pages(int fd)
+{
+	struct stat st;
+
+	TEST_ASSERT(!fstat(fd, &st), "fstat() failed, errno: %d", errno);
+	return (uint64_t)st.st_blocks * 512 / getpagesize();
+}
+
+/* Memory slots. */
+
+/*
+ * KVM_SET_USER_MEMORY_REGION2 behind the library's back: the library does not
+ * know the slot, the test deletes it or leaves that to the end of the VM.
+ */
+static inline int
+__vm_set_user_memory_region2(struct kvm_vm *vm, uint32_t slot, uint32_t flags,
+			     uint64_t gpa, uint64_t size, void *hva,
+			     uint32_t gmem_fd, uint64_t gmem_offset)
+{
+	struct kvm_userspace_memory_region2 region = {
+		.slot = slot,
+		.flags = flags,
+		.guest_phys_addr = gpa,
+		.memory_size = size,
+		.userspace_addr = (uintptr_t)hva,
+		.guest_memfd_offset = gmem_offset,
+		.guest_memfd = gmem_fd,
+	};
+
+	return __vm_ioctl(vm, KVM_SET_USER_MEMORY_REGION2, &region);
+}
+
+static inline void
+vm_set_user_memory_region2(struct kvm_vm *vm, uint32_t slot, uint32_t flags,
+			   uint64_t gpa, uint64_t size, void *hva,
+			   uint32_t gmem_fd, uint64_t gmem_offset)
+{
+	int ret = __vm_set_user_memory_region2(vm, slot, flags, gpa, size, hva,
+					       gmem_fd, gmem_offset);
+
+	TEST_ASSERT(!ret, KVM_IOCTL_ERROR(KVM_SET_USER_MEMORY_REGION2, ret));
+}
+
+/*
+ * Bind [@offset, @offset + @size) of a file to a raw slot at @gpa that has no
+ * shared side (userspace_addr 0), for tests that run no guest.
+ */
+static inline int __vm_bind_gmem(struct kvm_vm *vm, uint32_t slot, uint64_t gpa,
+				 uint64_t size, int gmem_fd, uint64_t offset)
+{
+	return __vm_set_user_memory_region2(vm, slot, KVM_MEM_GUEST_MEMFD, gpa,
+					    size, NULL, gmem_fd, offset);
+}
+
+static inline void vm_bind_gmem(struct kvm_vm *vm, uint32_t slot, uint64_t gpa,
+				uint64_t size, int gmem_fd, uint64_t offset)
+{
+	vm_set_user_memory_region2(vm, slot, KVM_MEM_GUEST_MEMFD, gpa, size,
+				   NULL, gmem_fd, offset);
+}
+
+/* Delete a raw slot, bound or not. */
+static inline int __vm_delete_slot(struct kvm_vm *vm, uint32_t slot)
+{
+	return __vm_set_user_memory_region2(vm, slot, 0, 0, 0, NULL, -1, 0);
+}
+
+static inline void vm_delete_slot(struct kvm_vm *vm, uint32_t slot)
+{
+	int ret = __vm_delete_slot(vm, slot);
+
+	TEST_ASSERT(!ret, KVM_IOCTL_ERROR(KVM_SET_USER_MEMORY_REGION2, ret));
+}
+
+/*
+ * Add memory for the guest: a slot at @gpa, ordinary memory of type @src for the
+ * shared side and @gmem_fd from @gmem_offset on for the private side.  All of it
+ * starts shared.  addr_gpa2hva() gives the shared side, and
+ * vm_mem_region_delete() works.  The test maps it in the guest with virt_map(),
+ * and closes the file.
+ *
+ * KVM takes no change to a slot for the addition of a file, hence the slot that
+ * the library made is replaced by one of the same place and size.
+ */
+static inline void
+vm_gmem_region_add(struct kvm_vm *vm, enum vm_mem_backing_src_type src,
+		   uint64_t gpa, uint32_t slot, uint64_t npages, int gmem_fd,
+		   uint64_t gmem_offset)
+{
+	struct userspace_mem_region *region;
+
+	vm_userspace_mem_region_add(vm, src, gpa, slot, npages, 0);
+	region = memslot2region(vm, slot);
+
+	vm_delete_slot(vm, slot);
+	vm_set_user_memory_region2(vm, slot, KVM_MEM_GUEST_MEMFD, gpa,
+				   region->region.memory_size, region->host_mem,
+				   gmem_fd, gmem_offset);
+}
+
+/* Memory attributes. */
+
+static inline int __vm_set_memory_attributes(struct kvm_vm *vm, uint64_t gpa,
+					     uint64_t size, uint64_t attributes)
+{
+	struct kvm_memory_attributes args = {
+		.address = gpa,
+		.size = size,
+		.attributes = attributes,
+	};
+
+	return __vm_ioctl(vm, KVM_SET_MEMORY_ATTRIBUTES, &args);
+}
+
+static inline void vm_set_memory_attributes(struct kvm_vm *vm, uint64_t gpa,
+					    uint64_t size, uint64_t attributes)
+{
+	int ret = __vm_set_memory_attributes(vm, gpa, size, attributes);
+
+	TEST_ASSERT(!ret, KVM_IOCTL_ERROR(KVM_SET_MEMORY_ATTRIBUTES, ret));
+}
+
+static inline void vm_mem_set_private(struct kvm_vm *vm, uint64_t gpa,
+				      uint64_t size)
+{
+	vm_set_memory_attributes(vm, gpa, size, KVM_MEMORY_ATTRIBUTE_PRIVATE);
+}
+
+static inline void vm_mem_set_shared(struct kvm_vm *vm, uint64_t gpa,
+				     uint64_t size)
+{
+	vm_set_memory_attributes(vm, gpa, size, 0);
+}
+
+/* Exits. */
+
+/*
+ * Run the vCPU, which must exit because of a memory fault that is reported with
+ * @err (EFAULT or EHWPOISON) at the page @gpa.  @flags is
+ * KVM_MEMORY_EXIT_FLAG_PRIVATE or 0.
+ */
+static inline void __vcpu_run_memory_fault(struct kvm_vcpu *vcpu, uint64_t gpa,
+					   uint64_t flags, int err)
+{
+	struct kvm_run *run = vcpu->run;
+	int ret = _vcpu_run(vcpu);
+
+	TEST_ASSERT(ret == -1 && errno == err,
+		    "Wanted a memory fault and errno %d, got rc: %d errno: %d, exit %u (%s)",
+		    err, ret, errno, run->exit_reason,
+		    exit_reason_str(run->exit_reason));
+	TEST_ASSERT_EQ(run->exit_reason, KVM_EXIT_MEMORY_FAULT);
+	TEST_ASSERT_EQ(run->memory_fault.gpa, gpa);
+	TEST_ASSERT_EQ(run->memory_fault.size, (uint64_t)getpagesize());
+	TEST_ASSERT_EQ(run->memory_fault.flags, flags);
+}
+
+static inline void vcpu_run_memory_fault(struct kvm_vcpu *vcpu, uint64_t gpa,
+					 uint64_t flags)
+{
+	__vcpu_run_memory_fault(vcpu, gpa, flags, EFAULT);
+}
+
+/* Guest side. */
+
+/*
+ * Ask the VMM to convert a range; @flags are KVM_MAP_GPA_RANGE_*.  Returns what
+ * the VMM put into run->hypercall.ret, or KVM's own refusal (-KVM_E*).  The VMM
+ * must have enabled KVM_CAP_EXIT_HYPERCALL for 1 << KVM_HC_MAP_GPA_RANGE.
+ */
+static inline int64_t __kvm_hypercall_map_gpa_range(uint64_t gpa, uint64_t size,
+						    uint64_t flags)
+{
+	return kvm_hypercall(KVM_HC_MAP_GPA_RANGE, gpa, size >> 12, flags, 0);
+}
+
+static inline void kvm_hypercall_map_gpa_range(uint64_t gpa, uint64_t size,
+					       uint64_t flags)
+{
+	int64_t ret = __kvm_hypercall_map_gpa_range(gpa, size, flags);
+
+	GUEST_ASSERT_1(!ret, ret);
+}
+
+#endif /* SELFTEST_KVM_GMEM_UTIL_H */
