@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * gmem_vmm - a small VMM whose guest's RAM is private guest_memfd memory
+ *
+ * Where to read what, in the order of a run:
+ *   options.c  the command line
+ *   main.c     the life of the VM, from creation to the final table
+ *   vm.c       /dev/kvm, the VM and its in-kernel interrupt controllers
+ *   memory.c   RAM: the guest_memfd, the memory slots, private <-> shared
+ *   load.c     kernel, initrd and boot tables: where they go
+ *   copy.c     how they get into RAM that the VMM cannot write; copy.S helps
+ *   mptable.c  the table in which the guest finds its processors
+ *   cpuid.c    what the guest is told about its processor, and what is hidden
+ *   vcpu.c     the vCPU threads and their exits
+ *   ports.c    I/O ports: who answers which; clock, reset
+ *   serial.c   the serial console
+ *   probe.c    the VMM's half of the demo guest's privacy checks
+ *   report.c   the table
+ */
+#ifndef GMEM_VMM_H
+#define GMEM_VMM_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "gmem_abi.h"
+
+#define MAX_VCPUS	4
+#define MAX_REGIONS	2
+#define NR_EXIT_KINDS	64
+
+#define PAGE_SIZE	4096ULL
+#define GIB		(1ULL << 30)
+
+/*
+ * Guest-physical layout.  RAM fills [0, 3 GiB) and goes on at 4 GiB.  The gap
+ * holds the window the boot files come through, the APIC and IO-APIC, and the
+ * pages that KVM needs for itself on Intel processors.
+ */
+#define LOW_RAM_END	(3 * GIB)
+#define HIGH_RAM_START	(4 * GIB)
+#define WINDOW_GPA	LOW_RAM_END
+#define WINDOW_MAX	(GIB / 2)
+#define IDENTITY_MAP_GPA 0xfffbc000ULL
+#define TSS_GPA		0xfffbd000ULL
+
+#define GDT_GPA		0x500ULL
+#define BOOT_PARAMS_GPA	0x7000ULL
+#define CMDLINE_GPA	0x20000ULL
+#define LOW_MEM_END	0x9fc00ULL	/* the MP table has the last KiB below 640K */
+#define MPTABLE_GPA	LOW_MEM_END
+#define LEGACY_END	0x100000ULL
+#define KERNEL_GPA	LEGACY_END
+
+/* Selectors that the Linux boot protocol asks for; bytes per descriptor: 8. */
+#define BOOT_CS		0x10
+#define BOOT_DS		0x18
+
+#define MPTABLE_MAX	(0xa0000ULL - MPTABLE_GPA)
+
+#define SERIAL_IRQ	4
+
+/* Port that copy.S writes to when all is copied; it has the number as well. */
+#define COPY_DONE_PORT	0xf5
+
+struct options {
+	uint64_t mem;
+	const char *kernel;
+	const char *initrd;
+	const char *append;
+	unsigned int cpus;
+	bool private;
+	bool verbose;
+};
+
+/* A run of guest-physical RAM: one memory slot each. */
+struct region {
+	uint64_t gpa;
+	uint64_t size;
+	uint64_t offset;	/* in the file and in the mapping */
+};
+
+struct ram {
+	struct region region[MAX_REGIONS];
+	unsigned int nr_regions;
+	int fd;			/* the guest_memfd, -1 for ordinary memory */
+	uint8_t *mapping;	/* shared side of all RAM, userspace_addr of the slots */
+	void *window;		/* boot files, while loading */
+	uint64_t window_size;
+
+	/* The lock covers the rest and makes a conversion one step. */
+	pthread_mutex_t lock;
+	uint8_t *private;	/* per page, what the attributes were set to */
+	uint64_t private_pages;
+	uint64_t to_shared;	/* conversions that changed something */
+	uint64_t to_private;
+};
+
+struct vcpu {
+	struct vmm *vmm;
+	unsigned int id;
+	int fd;
+	struct kvm_run *run;
+	pthread_t thread;
+	uint64_t conversions;	/* sampled before KVM_RUN */
+	uint64_t faults;
+	uint64_t exits[NR_EXIT_KINDS];
+};
+
+struct vmm {
+	struct options opt;
+	int kvm_fd;
+	int vm_fd;
+	unsigned int run_size;
+	struct ram ram;
+	struct vcpu vcpu[MAX_VCPUS];
+	unsigned int tsc_khz;
+	uint64_t start_ns;
+	uint64_t user_space_ns;	/* 0 until the guest says so */
+	unsigned int proofs_passed;
+	unsigned int proofs_failed;
+
+	/* Why the guest ended; the first reason wins. */
+	pthread_mutex_t stop_lock;
+	pthread_t main_thread;
+	bool stop;
+	int status;
+	char reason[96];
+};
+
+/* A file or a table on its way into guest RAM. */
+struct blob {
+	const void *data;
+	uint64_t size;
+	uint64_t gpa;
+};
+
+/* main.c */
+void die(int status, const char *fmt, ...)
+	__attribute__((noreturn, format(printf, 2, 3)));
+void warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+uint64_t now_ns(void);
+
+/* options.c */
+void parse_options(struct options *opt, int argc, char **argv);
+
+/* vm.c */
+void vm_create(struct vmm *vmm);
+void vm_irq(struct vmm *vmm, unsigned int irq, bool level);
+
+/* memory.c */
+void ram_create(struct vmm *vmm);
+void *ram_shared_side(struct vmm *vmm, uint64_t gpa, uint64_t size);
+bool ram_is_private(struct vmm *vmm, uint64_t gpa);
+uint64_t ram_conversions(struct vmm *vmm);
+uint64_t ram_private_pages(struct vmm *vmm);
+int ram_convert(struct vmm *vmm, uint64_t gpa, uint64_t size, bool private);
+int64_t ram_file_pages(struct vmm *vmm);
+void *window_open(struct vmm *vmm, uint64_t size);
+void window_close(struct vmm *vmm);
+
+/* load.c */
+void load_guest(struct vmm *vmm);
+
+/* copy.S: code for the guest */
+extern const uint8_t copy_stub[], copy_stub_end[];
+
+/* copy.c */
+void copy_into_ram(struct vmm *vmm, const struct blob *blobs, unsigned int count);
+
+/* mptable.c */
+size_t mptable_build(void *buf, unsigned int cpus);
+
+/* cpuid.c */
+void cpuid_set(struct vcpu *vcpu);
+
+/* vcpu.c */
+void vcpu_create(struct vmm *vmm, unsigned int id);
+void vcpu_flat_mode(struct vcpu *vcpu, uint64_t rip, uint64_t rbx, uint64_t rsi);
+int vcpu_run(struct vcpu *vcpu);
+void vcpu_start(struct vcpu *vcpu);
+void vcpu_stop(struct vcpu *vcpu);
+void vm_stop(struct vmm *vmm, int status, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+
+/* ports.c */
+uint32_t port_in(struct vmm *vmm, uint16_t port);
+void port_out(struct vmm *vmm, uint16_t port, uint32_t value);
+
+/* serial.c */
+#define SERIAL_PORT	0x3f8
+void serial_init(struct vmm *vmm);
+void serial_exit(void);
+uint8_t serial_in(struct vmm *vmm, unsigned int reg);
+void serial_out(struct vmm *vmm, unsigned int reg, uint8_t value);
+
+/* probe.c */
+void probe_arg(uint32_t value);
+void probe_command(struct vmm *vmm, uint32_t cmd);
+uint32_t probe_answer(void);
+
+/* report.c */
+void report(struct vmm *vmm);
+
+#endif /* GMEM_VMM_H */

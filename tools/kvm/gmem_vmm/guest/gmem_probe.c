@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * gmem_probe - prove from inside the guest what converting a page does
+ *
+ * KVM takes hypercalls from ring 0 only, and the guest kernel is unmodified,
+ * so this module makes the conversion of a few pages that init cannot make.
+ * It fails to load (EIO) when any check failed; nothing stays allocated.
+ */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include <linux/gfp.h>
+#include <linux/io.h>
+#include <linux/kvm_para.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/string.h>
+#include <asm/processor.h>
+#include <uapi/linux/kvm_para.h>
+
+#include "probe.h"
+
+#define ORDER	2
+#define PAGES	(1U << ORDER)
+#define BYTES	(PAGE_SIZE << ORDER)
+#define WORDS	(BYTES / sizeof(u64))
+
+static unsigned long long *area;
+static u32 area_pfn;
+static bool all_good = true;
+
+static void verdict(bool good, const char *what)
+{
+	pr_info("%s: %s\n", good ? "ok" : "FAILED", what);
+	all_good &= good;
+}
+
+/* The VMM looks at its own mapping of the pages. */
+static void ask_vmm(enum probe_cmd cmd, u32 seed, const char *what)
+{
+	outl(area_pfn, PROBE_PORT_ARG);
+	outl(PAGES, PROBE_PORT_ARG);
+	if (cmd != PROBE_CHECK_ZERO)
+		outl(seed, PROBE_PORT_ARG);
+	outl(cmd, PROBE_PORT_CMD);
+	verdict(inl(PROBE_PORT_CMD), what);
+}
+
+/* The guest looked; the VMM keeps the score. */
+static void tell_vmm(enum probe_result result, bool good, const char *what)
+{
+	outl(result, PROBE_PORT_ARG);
+	outl(good, PROBE_PORT_ARG);
+	outl(PROBE_RESULT, PROBE_PORT_CMD);
+	verdict(good, what);
+}
+
+static bool area_is_zero(void)
+{
+	return !memchr_inv(area, 0, BYTES);
+}
+
+static int convert(unsigned long attributes)
+{
+	long ret = kvm_hypercall3(KVM_HC_MAP_GPA_RANGE, (u64)area_pfn << PAGE_SHIFT,
+				  PAGES, attributes | KVM_MAP_GPA_RANGE_PAGE_SZ_4K);
+
+	if (ret)
+		pr_err("MAP_GPA_RANGE of pfn %#x failed: %ld\n", area_pfn, ret);
+	return ret ? -EIO : 0;
+}
+
+static int probe_conversion(void)
+{
+	int ret;
+
+	probe_fill(area, WORDS, 1);
+	ask_vmm(PROBE_CHECK_ZERO, 0, "private data is not in the VMM's mapping");
+
+	ret = convert(KVM_MAP_GPA_RANGE_DECRYPTED);
+	if (ret)
+		return ret;
+	tell_vmm(PROBE_SHARED_STARTS_ZERO, area_is_zero(),
+		 "pages converted to shared read zero");
+	probe_fill(area, WORDS, 2);
+	ask_vmm(PROBE_CHECK_PATTERN, 2, "the VMM reads what is shared");
+	ask_vmm(PROBE_FILL_PATTERN, 3, "the VMM writes shared pages");
+	tell_vmm(PROBE_SHARED_FROM_VMM, probe_matches(area, WORDS, 3),
+		 "the guest reads what the VMM wrote");
+
+	ret = convert(KVM_MAP_GPA_RANGE_ENCRYPTED);
+	if (ret)
+		return ret;
+	tell_vmm(PROBE_PRIVATE_STARTS_ZERO, area_is_zero(),
+		 "pages converted back to private read zero");
+	ask_vmm(PROBE_CHECK_ZERO, 0, "the VMM's side reads zero as well");
+	probe_fill(area, WORDS, 4);
+
+	ret = convert(KVM_MAP_GPA_RANGE_DECRYPTED);
+	if (ret)
+		return ret;
+	tell_vmm(PROBE_SHARED_AGAIN_ZERO, area_is_zero(),
+		 "converted again, the private data is gone");
+	return convert(KVM_MAP_GPA_RANGE_ENCRYPTED);
+}
+
+/* What kvm_para_has_feature() would say, which is not exported to modules. */
+static bool can_convert(void)
+{
+	u32 base = hypervisor_cpuid_base(KVM_SIGNATURE, 0);
+
+	return base && cpuid_eax(base | KVM_CPUID_FEATURES) &
+		       BIT(KVM_FEATURE_HC_MAP_GPA_RANGE);
+}
+
+static int __init gmem_probe_init(void)
+{
+	int ret;
+
+	if (!can_convert())
+		return -ENODEV;
+	area = (void *)__get_free_pages(GFP_KERNEL, ORDER);
+	if (!area)
+		return -ENOMEM;
+	area_pfn = virt_to_phys(area) >> PAGE_SHIFT;
+	ret = probe_conversion();
+	/* After a failed conversion nobody knows what the pages are: leak them. */
+	if (ret)
+		return ret;
+	free_pages((unsigned long)area, ORDER);
+	return all_good ? 0 : -EIO;
+}
+module_init(gmem_probe_init);
+
+MODULE_DESCRIPTION("Page conversion checks for the gmem_vmm demo guest");
+MODULE_LICENSE("GPL");

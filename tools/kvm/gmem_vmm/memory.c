@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * RAM: one guest_memfd that the guest's private pages live in, and one mapping
+ * of the same size for its shared pages.
+ *
+ * Both belong to the same memory slots.  The attribute of a page decides which
+ * of the two the guest sees; the other one should hold nothing.  KVM neither
+ * copies nor clears on a change of attributes, so ram_convert() gives the stale
+ * side back: the guest then finds zeroes, and the memory is not paid for twice.
+ * The mapping is never populated ahead: pages appear when a page becomes shared
+ * and is touched.
+ *
+ * The VMM has no access to private pages at all (read() and mmap() of the file
+ * fail), so boot files travel through a window: ordinary shared memory in the
+ * gap below 4 GiB, present only while the guest is being loaded.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include "gmem_vmm.h"
+
+#define WINDOW_SLOT	MAX_REGIONS
+
+static void *map_anonymous(uint64_t size, const char *what)
+{
+	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (p == MAP_FAILED)
+		die(1, "%s of %llu bytes: %s", what, (unsigned long long)size,
+		    strerror(errno));
+	return p;
+}
+
+static void set_ordinary_slot(struct vmm *vmm, unsigned int slot, uint64_t gpa,
+			      uint64_t size, void *mapping)
+{
+	struct kvm_userspace_memory_region region = {
+		.slot = slot,
+		.guest_phys_addr = gpa,
+		.memory_size = size,
+		.userspace_addr = (uintptr_t)mapping,
+	};
+
+	if (ioctl(vmm->vm_fd, KVM_SET_USER_MEMORY_REGION, &region))
+		die(1, "memory slot %u: %s", slot, strerror(errno));
+}
+
+static void set_private_slot(struct vmm *vmm, unsigned int slot,
+			     const struct region *r)
+{
+	struct kvm_userspace_memory_region2 region = {
+		.slot = slot,
+		.flags = KVM_MEM_GUEST_MEMFD,
+		.guest_phys_addr = r->gpa,
+		.memory_size = r->size,
+		.userspace_addr = (uintptr_t)vmm->ram.mapping + r->offset,
+		.guest_memfd = vmm->ram.fd,
+		.guest_memfd_offset = r->offset,
+	};
+
+	if (ioctl(vmm->vm_fd, KVM_SET_USER_MEMORY_REGION2, &region))
+		die(1, "memory slot %u with guest_memfd: %s", slot, strerror(errno));
+}
+
+static int set_attributes(struct vmm *vmm, uint64_t gpa, uint64_t size, bool private)
+{
+	struct kvm_memory_attributes attributes = {
+		.address = gpa,
+		.size = size,
+		.attributes = private ? KVM_MEMORY_ATTRIBUTE_PRIVATE : 0,
+	};
+
+	return ioctl(vmm->vm_fd, KVM_SET_MEMORY_ATTRIBUTES, &attributes);
+}
+
+static void add_region(struct ram *ram, uint64_t gpa, uint64_t size, uint64_t offset)
+{
+	ram->region[ram->nr_regions++] = (struct region){
+		.gpa = gpa, .size = size, .offset = offset,
+	};
+}
+
+static void create_file(struct vmm *vmm)
+{
+	struct kvm_create_guest_memfd create = { .size = vmm->opt.mem };
+
+	vmm->ram.fd = ioctl(vmm->vm_fd, KVM_CREATE_GUEST_MEMFD, &create);
+	if (vmm->ram.fd < 0)
+		die(1, "KVM_CREATE_GUEST_MEMFD: %s", strerror(errno));
+}
+
+void ram_create(struct vmm *vmm)
+{
+	struct ram *ram = &vmm->ram;
+	uint64_t mem = vmm->opt.mem;
+	const struct region *r;
+	unsigned int i;
+
+	add_region(ram, 0, mem < LOW_RAM_END ? mem : LOW_RAM_END, 0);
+	if (mem > LOW_RAM_END)
+		add_region(ram, HIGH_RAM_START, mem - LOW_RAM_END, LOW_RAM_END);
+	ram->mapping = map_anonymous(mem, "address space for RAM");
+	ram->private = map_anonymous(mem / PAGE_SIZE, "page table of the VMM");
+	ram->fd = -1;
+	if (vmm->opt.private)
+		create_file(vmm);
+
+	for (i = 0; i < ram->nr_regions; i++) {
+		r = &ram->region[i];
+		if (!vmm->opt.private) {
+			set_ordinary_slot(vmm, i, r->gpa, r->size,
+					  ram->mapping + r->offset);
+			continue;
+		}
+		set_private_slot(vmm, i, r);
+		if (set_attributes(vmm, r->gpa, r->size, true))
+			die(1, "making RAM private: %s", strerror(errno));
+		memset(ram->private + r->offset / PAGE_SIZE, 1, r->size / PAGE_SIZE);
+		ram->private_pages += r->size / PAGE_SIZE;
+	}
+}
+
+static const struct region *find_region(struct ram *ram, uint64_t gpa, uint64_t size)
+{
+	const struct region *r;
+	unsigned int i;
+
+	for (i = 0; i < ram->nr_regions; i++) {
+		r = &ram->region[i];
+		if (gpa >= r->gpa && gpa - r->gpa < r->size &&
+		    size <= r->size - (gpa - r->gpa))
+			return r;
+	}
+	return NULL;
+}
+
+/* Where the VMM sees what the guest shares; NULL if not all of it is RAM. */
+void *ram_shared_side(struct vmm *vmm, uint64_t gpa, uint64_t size)
+{
+	const struct region *r = find_region(&vmm->ram, gpa, size);
+
+	return r ? vmm->ram.mapping + r->offset + (gpa - r->gpa) : NULL;
+}
+
+bool ram_is_private(struct vmm *vmm, uint64_t gpa)
+{
+	struct ram *ram = &vmm->ram;
+	const struct region *r = find_region(ram, gpa, 1);
+	bool private;
+
+	if (!r)
+		return false;
+	pthread_mutex_lock(&ram->lock);
+	private = ram->private[(r->offset + (gpa - r->gpa)) / PAGE_SIZE];
+	pthread_mutex_unlock(&ram->lock);
+	return private;
+}
+
+uint64_t ram_conversions(struct vmm *vmm)
+{
+	uint64_t sum;
+
+	pthread_mutex_lock(&vmm->ram.lock);
+	sum = vmm->ram.to_shared + vmm->ram.to_private;
+	pthread_mutex_unlock(&vmm->ram.lock);
+	return sum;
+}
+
+uint64_t ram_private_pages(struct vmm *vmm)
+{
+	uint64_t pages;
+
+	pthread_mutex_lock(&vmm->ram.lock);
+	pages = vmm->ram.private_pages;
+	pthread_mutex_unlock(&vmm->ram.lock);
+	return pages;
+}
+
+/* Returns whether anything changed. */
+static bool note_conversion(struct ram *ram, uint64_t offset, uint64_t size, bool private)
+{
+	uint8_t *page = ram->private + offset / PAGE_SIZE;
+	uint64_t i, changed = 0;
+
+	for (i = 0; i < size / PAGE_SIZE; i++) {
+		changed += page[i] != private;
+		page[i] = private;
+	}
+	if (private) {
+		ram->private_pages += changed;
+		ram->to_private += !!changed;
+	} else {
+		ram->private_pages -= changed;
+		ram->to_shared += !!changed;
+	}
+	return changed;
+}
+
+/*
+ * First the attributes: from then on no vCPU can reach the stale side, so
+ * nothing can come back in it once it is discarded.
+ */
+static int convert(struct vmm *vmm, uint64_t gpa, uint64_t offset, uint64_t size,
+		   bool private)
+{
+	struct ram *ram = &vmm->ram;
+
+	if (set_attributes(vmm, gpa, size, private))
+		return -errno;
+	if (!note_conversion(ram, offset, size, private))
+		return 0;
+	if (private)
+		return madvise(ram->mapping + offset, size, MADV_DONTNEED) ? -errno : 0;
+	return fallocate(ram->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+			 offset, size) ? -errno : 0;
+}
+
+int ram_convert(struct vmm *vmm, uint64_t gpa, uint64_t size, bool private)
+{
+	const struct region *r = find_region(&vmm->ram, gpa, size);
+	int ret;
+
+	if (!r || !vmm->opt.private)
+		return -EINVAL;
+	pthread_mutex_lock(&vmm->ram.lock);
+	ret = convert(vmm, gpa, r->offset + (gpa - r->gpa), size, private);
+	pthread_mutex_unlock(&vmm->ram.lock);
+	if (vmm->opt.verbose)
+		warn("gpa %#llx, %llu KiB: to %s: %s", (unsigned long long)gpa,
+		     (unsigned long long)size >> 10, private ? "private" : "shared",
+		     ret ? strerror(-ret) : "done");
+	return ret;
+}
+
+/* What the file holds, in pages; KVM counts them in st_blocks. */
+int64_t ram_file_pages(struct vmm *vmm)
+{
+	struct stat st;
+
+	if (fstat(vmm->ram.fd, &st))
+		return -1;
+	return st.st_blocks * 512LL / (long long)PAGE_SIZE;
+}
+
+void *window_open(struct vmm *vmm, uint64_t size)
+{
+	struct ram *ram = &vmm->ram;
+
+	ram->window_size = (size + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1);
+	ram->window = map_anonymous(ram->window_size, "window for boot files");
+	set_ordinary_slot(vmm, WINDOW_SLOT, WINDOW_GPA, ram->window_size, ram->window);
+	return ram->window;
+}
+
+void window_close(struct vmm *vmm)
+{
+	set_ordinary_slot(vmm, WINDOW_SLOT, WINDOW_GPA, 0, vmm->ram.window);
+	munmap(vmm->ram.window, vmm->ram.window_size);
+}

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: GPL-2.0
+/* The command line: every mistake is one line on stderr and exit status 2. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "gmem_vmm.h"
+
+#define MIN_MEM	(16ULL << 20)
+#define MAX_MEM	(1024 * GIB)
+
+static const char usage[] =
+"Usage: gmem_vmm --kernel BZIMAGE [OPTION]...\n"
+"\n"
+"Boot a Linux kernel in a KVM VM whose RAM is private guest_memfd memory, with\n"
+"a serial console on standard input and output.  When the guest ends, or on\n"
+"SIGINT or SIGTERM, print a table of what its memory did.\n"
+"\n"
+"  --kernel FILE      bzImage to boot, x86-64, any unmodified Linux\n"
+"  --initrd FILE      initial RAM disk\n"
+"  --append TEXT      added to the kernel command line\n"
+"  --mem SIZE[K|M|G]  RAM in bytes, KiB, MiB or GiB: multiple of 4K, 16M to\n"
+"                     1024G (default 64M)\n"
+"  --cpus N           vCPUs, 1 to 4 (default 1)\n"
+"  --memory KIND      private: a SW_PROTECTED VM and one guest_memfd (default)\n"
+"                     ordinary: the same guest in ordinary memory, the baseline\n"
+"  -v, --verbose      report conversions and memory-fault exits on stderr as\n"
+"                     they happen, and list all exits by kind in the table\n"
+"  -h, --help         this text\n"
+"\n"
+"The guest ends the VM by writing a byte to I/O port 0xf4: 0 if all is well.\n"
+"Resetting ends it too, but counts as a failure: that is how a panic ends.\n"
+"\n"
+"Exit status: 0 the guest ended itself with value 0 and no privacy check failed;\n"
+"1 it ended otherwise, or something failed while it ran; 2 wrong arguments, a\n"
+"missing file, or a kernel without the feature; 128 + N stopped by signal N.\n";
+
+static uint64_t parse_size(const char *text)
+{
+	unsigned long long value;
+	unsigned int shift = 0;
+	char *end;
+
+	errno = 0;
+	value = strtoull(text, &end, 10);
+	if (*text < '0' || *text > '9' || errno)
+		goto bad;
+	if (*end && strchr("Kk", *end))
+		shift = 10;
+	else if (*end && strchr("Mm", *end))
+		shift = 20;
+	else if (*end && strchr("Gg", *end))
+		shift = 30;
+	if (shift)
+		end++;
+	if (*end || value > (MAX_MEM >> shift))
+		goto bad;
+	value <<= shift;
+	if (value < MIN_MEM || value % PAGE_SIZE)
+		goto bad;
+	return value;
+bad:
+	die(2, "--mem %s: give a size like 64M: a multiple of 4K from 16M to 1024G",
+	    text);
+}
+
+static unsigned int parse_cpus(const char *text)
+{
+	if (text[0] < '1' || text[0] > '0' + MAX_VCPUS || text[1])
+		die(2, "--cpus %s: give a number from 1 to %d", text, MAX_VCPUS);
+	return text[0] - '0';
+}
+
+static bool parse_memory(const char *text)
+{
+	if (!strcmp(text, "private"))
+		return true;
+	if (!strcmp(text, "ordinary"))
+		return false;
+	die(2, "--memory %s: give private or ordinary", text);
+}
+
+static void check_file(const char *option, const char *path)
+{
+	if (access(path, R_OK))
+		die(2, "%s %s: %s", option, path, strerror(errno));
+}
+
+void parse_options(struct options *opt, int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "kernel",	required_argument,	NULL, 'k' },
+		{ "initrd",	required_argument,	NULL, 'i' },
+		{ "append",	required_argument,	NULL, 'a' },
+		{ "mem",	required_argument,	NULL, 'm' },
+		{ "cpus",	required_argument,	NULL, 'c' },
+		{ "memory",	required_argument,	NULL, 't' },
+		{ "verbose",	no_argument,		NULL, 'v' },
+		{ "help",	no_argument,		NULL, 'h' },
+		{ }
+	};
+	int c;
+
+	*opt = (struct options){
+		.mem = 64ULL << 20, .append = "", .cpus = 1, .private = true,
+	};
+	opterr = 0;
+	while ((c = getopt_long(argc, argv, ":vh", options, NULL)) != -1) {
+		switch (c) {
+		case 'k':
+			opt->kernel = optarg;
+			break;
+		case 'i':
+			opt->initrd = optarg;
+			break;
+		case 'a':
+			opt->append = optarg;
+			break;
+		case 'm':
+			opt->mem = parse_size(optarg);
+			break;
+		case 'c':
+			opt->cpus = parse_cpus(optarg);
+			break;
+		case 't':
+			opt->private = parse_memory(optarg);
+			break;
+		case 'v':
+			opt->verbose = true;
+			break;
+		case 'h':
+			fputs(usage, stdout);
+			exit(0);
+		case ':':
+			die(2, "%s needs a value, see --help", argv[optind - 1]);
+		default:
+			die(2, "%s: unknown option, see --help", argv[optind - 1]);
+		}
+	}
+	if (optind < argc)
+		die(2, "%s: unexpected argument, see --help", argv[optind]);
+	if (!opt->kernel)
+		die(2, "--kernel FILE is missing, see --help");
+	check_file("--kernel", opt->kernel);
+	if (opt->initrd)
+		check_file("--initrd", opt->initrd);
+}

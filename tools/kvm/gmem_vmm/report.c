@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: GPL-2.0
+/* The table at the end.  All vCPUs have stopped: no locks. */
+#include <stdio.h>
+
+#include "gmem_vmm.h"
+
+static const char * const exit_names[NR_EXIT_KINDS] = {
+	[KVM_EXIT_UNKNOWN] = "unknown",
+	[KVM_EXIT_IO] = "port I/O",
+	[KVM_EXIT_HYPERCALL] = "hypercall",
+	[KVM_EXIT_MMIO] = "MMIO",
+	[KVM_EXIT_SHUTDOWN] = "shutdown",
+	[KVM_EXIT_FAIL_ENTRY] = "failed entry",
+	[KVM_EXIT_INTR] = "interrupted",
+	[KVM_EXIT_INTERNAL_ERROR] = "internal error",
+	[KVM_EXIT_MEMORY_FAULT] = "memory fault",
+};
+
+static uint64_t count_exits(struct vmm *vmm, unsigned int kind)
+{
+	uint64_t sum = 0;
+	unsigned int i;
+
+	for (i = 0; i < vmm->opt.cpus; i++)
+		sum += vmm->vcpu[i].exits[kind];
+	return sum;
+}
+
+static void print_exits(struct vmm *vmm)
+{
+	unsigned long long count, total = 0;
+	unsigned int kind;
+
+	for (kind = 0; kind < NR_EXIT_KINDS; kind++)
+		total += count_exits(vmm, kind);
+	printf("  exits to the VMM         %llu\n", total);
+	if (!vmm->opt.verbose)
+		return;
+	for (kind = 0; kind < NR_EXIT_KINDS; kind++) {
+		count = count_exits(vmm, kind);
+		if (count && exit_names[kind])
+			printf("    %-22s %llu\n", exit_names[kind], count);
+		else if (count)
+			printf("    kind %-17u %llu\n", kind, count);
+	}
+}
+
+static void print_bytes(const char *name, uint64_t pages)
+{
+	unsigned long long bytes = pages * PAGE_SIZE;
+
+	printf("  %-24s %llu bytes (%.1f MiB)\n", name, bytes, bytes / 1048576.0);
+}
+
+static void print_file(struct vmm *vmm)
+{
+	int64_t pages;
+
+	if (!vmm->opt.private) {
+		printf("  pages in the guest_memfd none, ordinary memory\n");
+		return;
+	}
+	pages = ram_file_pages(vmm);
+	if (pages < 0)
+		printf("  pages in the guest_memfd unknown\n");
+	else
+		printf("  pages in the guest_memfd %lld (%.1f MiB)\n", (long long)pages,
+		       pages * PAGE_SIZE / 1048576.0);
+}
+
+static void print_boot_time(struct vmm *vmm)
+{
+	if (vmm->user_space_ns)
+		printf("  boot to user space       %llu ms\n",
+		       (unsigned long long)(vmm->user_space_ns - vmm->start_ns) / 1000000);
+	else
+		printf("  boot to user space       not reported by the guest\n");
+}
+
+void report(struct vmm *vmm)
+{
+	uint64_t pages = vmm->opt.mem / PAGE_SIZE;
+	const struct ram *ram = &vmm->ram;
+	unsigned long long faults = 0;
+	unsigned int i;
+
+	for (i = 0; i < vmm->opt.cpus; i++)
+		faults += vmm->vcpu[i].faults;
+	printf("\ngmem_vmm: %s memory, %u vCPU%s, ended by: %s\n",
+	       vmm->opt.private ? "private" : "ordinary", vmm->opt.cpus,
+	       vmm->opt.cpus == 1 ? "" : "s", vmm->reason);
+	print_bytes("RAM private", ram->private_pages);
+	print_bytes("RAM shared", pages - ram->private_pages);
+	print_file(vmm);
+	printf("  memory-fault exits       %llu\n", faults);
+	printf("  conversions              %llu to shared, %llu to private\n",
+	       (unsigned long long)ram->to_shared, (unsigned long long)ram->to_private);
+	printf("  privacy checks           %u passed, %u failed\n",
+	       vmm->proofs_passed, vmm->proofs_failed);
+	print_boot_time(vmm);
+	print_exits(vmm);
+	fflush(stdout);
+}

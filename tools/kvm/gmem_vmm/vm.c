@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: GPL-2.0
+/* /dev/kvm, the VM and what it has besides memory and vCPUs. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+#include "gmem_vmm.h"
+
+static int check_extension(struct vmm *vmm, long cap)
+{
+	int ret = ioctl(vmm->kvm_fd, KVM_CHECK_EXTENSION, cap);
+
+	return ret < 0 ? 0 : ret;
+}
+
+/*
+ * Ask for exactly what will be used.  All of it at system scope, before the VM
+ * exists: its type is one of the questions.
+ */
+static void require_private_memory(struct vmm *vmm)
+{
+	static const struct {
+		long cap;
+		int bits;
+		const char *name;
+	} needed[] = {
+		{ KVM_CAP_VM_TYPES, 1 << KVM_X86_SW_PROTECTED_VM,
+		  "KVM_CAP_VM_TYPES with SW_PROTECTED_VM" },
+		{ KVM_CAP_USER_MEMORY2, 1, "KVM_CAP_USER_MEMORY2" },
+		{ KVM_CAP_MEMORY_FAULT_INFO, 1, "KVM_CAP_MEMORY_FAULT_INFO" },
+		{ KVM_CAP_EXIT_HYPERCALL, 1 << KVM_HC_MAP_GPA_RANGE,
+		  "KVM_CAP_EXIT_HYPERCALL with MAP_GPA_RANGE" },
+	};
+	unsigned int i;
+
+	for (i = 0; i < sizeof(needed) / sizeof(needed[0]); i++) {
+		if (check_extension(vmm, needed[i].cap) & needed[i].bits)
+			continue;
+		die(2, "/dev/kvm: no %s: private memory needs a kernel with CONFIG_KVM_SW_PROTECTED_VM and the TDP MMU on; --memory ordinary does not",
+		    needed[i].name);
+	}
+}
+
+/*
+ * On the VM, not on /dev/kvm: whether memory can be private depends on the VM
+ * type, and so does the answer to these two.
+ */
+static void require_guest_memfd(struct vmm *vmm)
+{
+	int attributes = ioctl(vmm->vm_fd, KVM_CHECK_EXTENSION, KVM_CAP_MEMORY_ATTRIBUTES);
+
+	if (attributes < 0 || !(attributes & KVM_MEMORY_ATTRIBUTE_PRIVATE))
+		die(2, "/dev/kvm: the VM has no KVM_CAP_MEMORY_ATTRIBUTES with PRIVATE; try --memory ordinary");
+	if (ioctl(vmm->vm_fd, KVM_CHECK_EXTENSION, KVM_CAP_GUEST_MEMFD) <= 0)
+		die(2, "/dev/kvm: the VM has no KVM_CAP_GUEST_MEMFD; try --memory ordinary");
+}
+
+/* Leave KVM_HC_MAP_GPA_RANGE to us: KVM itself never converts memory. */
+static void take_hypercall(struct vmm *vmm)
+{
+	struct kvm_enable_cap cap = {
+		.cap = KVM_CAP_EXIT_HYPERCALL,
+		.args[0] = 1 << KVM_HC_MAP_GPA_RANGE,
+	};
+
+	if (ioctl(vmm->vm_fd, KVM_ENABLE_CAP, &cap))
+		die(1, "KVM_CAP_EXIT_HYPERCALL: %s", strerror(errno));
+}
+
+static void create_irqchip(struct vmm *vmm)
+{
+	struct kvm_pit_config pit = { .flags = KVM_PIT_SPEAKER_DUMMY };
+	uint64_t identity_map = IDENTITY_MAP_GPA;
+
+	/* Pages of KVM's own; Intel processors need them, others ignore them. */
+	if (ioctl(vmm->vm_fd, KVM_SET_IDENTITY_MAP_ADDR, &identity_map))
+		die(1, "KVM_SET_IDENTITY_MAP_ADDR: %s", strerror(errno));
+	if (ioctl(vmm->vm_fd, KVM_SET_TSS_ADDR, (unsigned long)TSS_GPA))
+		die(1, "KVM_SET_TSS_ADDR: %s", strerror(errno));
+	if (ioctl(vmm->vm_fd, KVM_CREATE_IRQCHIP, 0UL))
+		die(1, "KVM_CREATE_IRQCHIP: %s", strerror(errno));
+	if (ioctl(vmm->vm_fd, KVM_CREATE_PIT2, &pit))
+		die(1, "KVM_CREATE_PIT2: %s", strerror(errno));
+}
+
+void vm_create(struct vmm *vmm)
+{
+	unsigned long type = KVM_X86_DEFAULT_VM;
+	int size;
+
+	vmm->kvm_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	if (vmm->kvm_fd < 0)
+		die(2, "/dev/kvm: %s: load kvm_amd or kvm_intel, or run as a user who may open it",
+		    strerror(errno));
+	if (ioctl(vmm->kvm_fd, KVM_GET_API_VERSION, 0UL) != KVM_API_VERSION)
+		die(2, "/dev/kvm: not the KVM API version %d", KVM_API_VERSION);
+	size = ioctl(vmm->kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0UL);
+	if (size < 0)
+		die(1, "KVM_GET_VCPU_MMAP_SIZE: %s", strerror(errno));
+	vmm->run_size = size;
+
+	if (vmm->opt.private) {
+		require_private_memory(vmm);
+		type = KVM_X86_SW_PROTECTED_VM;
+	}
+	vmm->vm_fd = ioctl(vmm->kvm_fd, KVM_CREATE_VM, type);
+	if (vmm->vm_fd < 0)
+		die(1, "KVM_CREATE_VM of type %lu: %s", type, strerror(errno));
+	if (vmm->opt.private) {
+		require_guest_memfd(vmm);
+		take_hypercall(vmm);
+	}
+	create_irqchip(vmm);
+}
+
+void vm_irq(struct vmm *vmm, unsigned int irq, bool level)
+{
+	struct kvm_irq_level line = { .irq = irq, .level = level };
+
+	if (ioctl(vmm->vm_fd, KVM_IRQ_LINE, &line))
+		vm_stop(vmm, 1, "KVM_IRQ_LINE failed: %s", strerror(errno));
+}
