@@ -40,7 +40,9 @@ Limits and output:
   --log FILE         the kernel's console (default OUT/log/boot.log); next to it,
                      with .out and .result in place of .log: what the programs
                      print, and a line "STATUS NAME SECONDS" per program that
-                     ended, with a fourth word "splat" if the kernel complained
+                     ended (STATUS is "lost" if it was killed because QEMU had
+                     lost the registers of its guest, see scripts/init), with a
+                     fourth word "splat" if the kernel complained
                      while it ran, and one named "kernel" if it complained at
                      another time
   -q, --quiet        print nothing but errors
