@@ -44,6 +44,16 @@
 
 #ifdef CONFIG_KVM_GUEST_MEMFD
 
+/* Architecture: may this VM, or any VM if NULL, have a guest_memfd? */
+bool kvm_arch_supports_gmem(struct kvm *kvm);
+
+/*
+ * Architecture: map @gpa for a loaded vCPU as if the guest had touched it, with
+ * the largest page that can be had.  kvm->srcu is held.  Return how many bytes
+ * are mapped from @gpa on, 0 if it has to be tried again, or an errno.
+ */
+long kvm_arch_vcpu_map_memory(struct kvm_vcpu *vcpu, gpa_t gpa);
+
 /**
  * kvm_slot_can_be_private - does a memslot have memory for private gfns
  * @slot: memslot, may be NULL
@@ -98,20 +108,104 @@ static inline bool kvm_mem_is_private(struct kvm *kvm, gfn_t gfn)
  * @slot: memslot that contains @gfn, kvm_slot_can_be_private() is true for it
  * @gfn: the gfn
  * @pfn: the page, with a reference for the caller to drop
- * @max_order: may be NULL; order of the largest naturally aligned block around
- *	@gfn that lies within one folio, 0 if a page of the folio is poisoned
+ * @max_order: may be NULL for 0; the order of the largest naturally aligned block
+ *	around @gfn that the caller can use, on return of the one it gets: within
+ *	one folio, without a poisoned page, and agreed by the back end
  *
- * Allocates and zeroes the page if the file has none there.  May sleep.  The
- * reference keeps the page from being reused, not from being removed from the
- * file: the caller rechecks with kvm_gfn_invalidate_retry() under mmu_lock.
+ * Allocates and zeroes the page if the file has none there, and has the back end
+ * prepare the block.  May sleep.  The reference keeps the page from being reused,
+ * not from being removed from the file: the caller rechecks with
+ * kvm_gfn_invalidate_retry() under mmu_lock.
  *
  * Return: 0, or
+ * * -EAGAIN: the page is being removed from the file, start again
  * * -EFAULT: the file is closed
  * * -EHWPOISON: the page has an uncorrected memory error
  * * -ENOMEM: no memory, or over the limit of the caller's memory cgroup
+ * * what the back end says
  */
 int kvm_gmem_get_pfn(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t gfn,
 		     kvm_pfn_t *pfn, unsigned int *max_order);
+
+/**
+ * struct kvm_gmem_ops - the back end of a VM's private memory
+ * @may_run: may a vCPU enter the guest?  Called for each KVM_RUN with the vCPU's
+ *	mutex held.  Return 0 or the errno for user space.  As long as it is not
+ *	0, KVM_MAP_MEMORY and KVM_PRE_FAULT_MEMORY fail with -EOPNOTSUPP.
+ * @max_order: the largest order, at most @order, of a naturally aligned block
+ *	around @gfn and @pfn that one entry of the guest's tables may map.
+ * @prepare: a naturally aligned block of pages becomes the guest's, or is its
+ *	already: called again for each fault.  With the folio locked.  An errno
+ *	other than -EAGAIN fails the fault, with part of the block prepared or not.
+ * @invalidate: @nr pages from @pfn on cease to be the guest's, or never have been,
+ *	before they leave the file or their memslot.  Nothing maps them.  With the
+ *	folio locked.  Conversion to shared does not lead here: the page stays.
+ * @destroy: the VM is destroyed, all its files are gone.
+ *
+ * All may sleep, and all may be NULL.  @prepare and @invalidate of one page exclude
+ * each other, calls for other pages are concurrent.
+ */
+struct kvm_gmem_ops {
+	int (*may_run)(struct kvm_vcpu *vcpu);
+	unsigned int (*max_order)(struct kvm *kvm, gfn_t gfn, kvm_pfn_t pfn,
+				  unsigned int order);
+	int (*prepare)(struct kvm *kvm, gfn_t gfn, kvm_pfn_t pfn,
+		       unsigned int order);
+	void (*invalidate)(struct kvm *kvm, kvm_pfn_t pfn, unsigned long nr);
+	void (*destroy)(struct kvm *kvm);
+};
+
+/**
+ * kvm_gmem_set_ops - give a VM a back end
+ * @kvm: a VM without vCPUs
+ * @ops: the back end, valid as long as the VM lives
+ * @data: for the back end, kvm->gmem_ops_data
+ *
+ * Takes kvm->lock.
+ *
+ * Return: 0, or -EBUSY if the VM has vCPUs or a back end.
+ */
+int kvm_gmem_set_ops(struct kvm *kvm, const struct kvm_gmem_ops *ops, void *data);
+
+/**
+ * typedef kvm_gmem_fill_t - put the initial contents into a private page
+ * @kvm: the VM
+ * @gfn: where the guest has it
+ * @pfn: the page; nobody else can see it yet
+ * @src: what user space wants to be there, pinned, or NULL for zeroes
+ * @opaque: of the caller
+ *
+ * Writes the whole page.  May sleep.  Return 0 or an errno.
+ */
+typedef int (*kvm_gmem_fill_t)(struct kvm *kvm, gfn_t gfn, kvm_pfn_t pfn,
+			       struct page *src, void *opaque);
+
+/**
+ * kvm_gmem_populate - fill private memory from a user buffer
+ * @kvm: the VM
+ * @gfn: first gfn
+ * @src: page aligned user address of the contents, or NULL
+ * @npages: pages, may span memslots
+ * @fill: called for each page in order, NULL to copy
+ * @opaque: for @fill
+ *
+ * For each page: the gfn is private and in a memslot with a guest_memfd, the file
+ * has no page there yet, the back end prepares it, @fill fills it.  A page that
+ * fails leaves a hole.
+ *
+ * Takes slots_lock and the file's invalidate lock for some pages at a time, after
+ * these are pinned.
+ *
+ * Return: pages populated if there are any, else
+ * * -EINVAL: @src is not aligned, or the gfn is not such
+ * * -EEXIST: the file has the page already
+ * * -EFAULT: @src cannot be read, or the file is closed
+ * * -EINTR: a signal is pending
+ * * -ENOMEM
+ * * what the back end or @fill says
+ */
+long kvm_gmem_populate(struct kvm *kvm, gfn_t gfn, const void __user *src,
+		       unsigned long npages, kvm_gmem_fill_t fill, void *opaque);
 
 /**
  * kvm_gfn_invalidate_pending - are gfns being converted, punched or unbound
@@ -224,6 +318,26 @@ bool kvm_gmem_vcpu_cmpxchg_guest(struct kvm_vcpu *vcpu, gpa_t gpa, void *old,
 				 const void *new, unsigned int size, int *r);
 
 /**
+ * kvm_gmem_refuse_pre_fault - forbid or allow to map memory before a VM runs
+ * @kvm: the VM
+ * @refuse: whether KVM_MAP_MEMORY and KVM_PRE_FAULT_MEMORY fail with EOPNOTSUPP
+ *
+ * For a VM whose memory must be mapped by accesses of the guest only; one that must
+ * not be mapped before it is finalised says so with kvm_gmem_ops.may_run.  Allowed
+ * at first.  A call in progress on a vCPU may still go on when it is forbidden:
+ * forbid it before there are vCPUs.
+ */
+static inline void kvm_gmem_refuse_pre_fault(struct kvm *kvm, bool refuse)
+{
+	WRITE_ONCE(kvm->pre_fault_refused, refuse);
+}
+
+static inline bool kvm_gmem_pre_fault_refused(struct kvm *kvm)
+{
+	return READ_ONCE(kvm->pre_fault_refused);
+}
+
+/**
  * kvm_prepare_memory_fault_exit - fill in a KVM_EXIT_MEMORY_FAULT
  * @vcpu: the vCPU
  * @gpa: page aligned address of the access
@@ -245,6 +359,15 @@ static inline void kvm_prepare_memory_fault_exit(struct kvm_vcpu *vcpu,
 }
 
 #else /* !CONFIG_KVM_GUEST_MEMFD */
+
+static inline bool kvm_arch_supports_gmem(struct kvm *kvm)
+{
+	return false;
+}
+
+static inline void kvm_gmem_refuse_pre_fault(struct kvm *kvm, bool refuse)
+{
+}
 
 static inline bool kvm_slot_can_be_private(const struct kvm_memory_slot *slot)
 {

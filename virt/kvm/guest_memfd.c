@@ -23,18 +23,10 @@ static int punch_hole(struct inode *inode, struct kvm_gmem *gmem,
 		      loff_t offset, loff_t len)
 {
 	struct address_space *mapping = inode->i_mapping;
-	pgoff_t start = offset >> PAGE_SHIFT;
-	pgoff_t end = (offset + len) >> PAGE_SHIFT;
 
-	/*
-	 * Between begin and end no fault can map a folio, and none that was
-	 * mapped is left.  The lock keeps new bindings out meanwhile, as their
-	 * gfns would not be held off.
-	 */
 	filemap_invalidate_lock(mapping);
-	kvm_gmem_invalidate_begin(gmem, start, end);
-	truncate_inode_pages_range(mapping, offset, offset + len - 1);
-	kvm_gmem_invalidate_end(gmem);
+	kvm_gmem_remove_pages(gmem, mapping, offset >> PAGE_SHIFT,
+			      (offset + len) >> PAGE_SHIFT);
 	filemap_invalidate_unlock(mapping);
 
 	return 0;
@@ -69,6 +61,7 @@ static int kvm_gmem_release(struct inode *inode, struct file *file)
 	struct kvm_gmem *gmem = file->private_data;
 
 	kvm_gmem_unbind_all(gmem);
+	kvm_gmem_invalidate_pages(gmem->kvm, inode->i_mapping, 0, ULONG_MAX);
 	/* Waits for a memory failure being handled, which uses @gmem. */
 	truncate_inode_pages_final(inode->i_mapping);
 	kvm_gmem_free(gmem);

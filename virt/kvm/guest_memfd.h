@@ -42,6 +42,12 @@ struct kvm_gmem {
 	struct xarray bindings;
 };
 
+static inline pgoff_t kvm_gmem_slot_index(const struct kvm_memory_slot *slot,
+					  gfn_t gfn)
+{
+	return gfn - slot->base_gfn + slot->gmem.pgoff;
+}
+
 /* guest_memfd.c: the file */
 void kvm_gmem_init(struct module *module);
 int kvm_gmem_create(struct kvm *kvm, struct kvm_create_guest_memfd *args);
@@ -58,12 +64,39 @@ void kvm_gmem_unbind_all(struct kvm_gmem *gmem);
 void kvm_gmem_invalidate_begin(struct kvm_gmem *gmem, pgoff_t start,
 			       pgoff_t end);
 void kvm_gmem_invalidate_end(struct kvm_gmem *gmem);
+struct file *kvm_gmem_get_file(struct kvm_memory_slot *slot);
 struct page *kvm_gmem_find_page(struct kvm_memory_slot *slot, gfn_t gfn);
 
 /* guest_memfd_folio.c: the memory */
 extern const struct address_space_operations kvm_gmem_aops;
 struct folio *kvm_gmem_get_folio(struct inode *inode, pgoff_t index);
+struct folio *kvm_gmem_add_empty_folio(struct address_space *mapping,
+				       pgoff_t index);
+void kvm_gmem_zero_folio(struct folio *folio);
 int kvm_gmem_allocate(struct inode *inode, pgoff_t start, pgoff_t end);
+void kvm_gmem_remove_pages(struct kvm_gmem *gmem, struct address_space *mapping,
+			   pgoff_t start, pgoff_t end);
+
+/* guest_memfd_backend.c: what a back end has to say */
+void kvm_gmem_backend_destroy(struct kvm *kvm);
+int kvm_gmem_prepare(struct kvm *kvm, struct address_space *mapping,
+		     struct folio *folio, gfn_t gfn, kvm_pfn_t pfn,
+		     unsigned int *order);
+void kvm_gmem_invalidate_pages(struct kvm *kvm, struct address_space *mapping,
+			       pgoff_t start, pgoff_t end);
+
+static inline const struct kvm_gmem_ops *kvm_gmem_get_ops(struct kvm *kvm)
+{
+	/* Pairs with kvm_gmem_set_ops(). */
+	return smp_load_acquire(&kvm->gmem_ops);
+}
+
+static inline int kvm_gmem_may_run(struct kvm_vcpu *vcpu)
+{
+	const struct kvm_gmem_ops *ops = kvm_gmem_get_ops(vcpu->kvm);
+
+	return ops && ops->may_run ? ops->may_run(vcpu) : 0;
+}
 
 /* memory_attributes.c: what user space wants */
 void kvm_memory_attributes_init(struct kvm *kvm);
@@ -82,15 +115,11 @@ void kvm_gfn_invalidate_range(struct kvm *kvm, struct kvm_memory_slot *slot,
 void kvm_gfn_invalidate_add(struct kvm *kvm, gfn_t start, gfn_t end);
 void kvm_gfn_invalidate_end(struct kvm *kvm);
 
-/* Architecture: may this VM, or any VM if NULL, have a guest_memfd? */
-bool kvm_arch_supports_gmem(struct kvm *kvm);
+/* map_memory.c: pre-population, the ioctls of a vCPU */
+int kvm_vcpu_map_memory(struct kvm_vcpu *vcpu, void __user *argp);
+int kvm_vcpu_pre_fault_memory(struct kvm_vcpu *vcpu, void __user *argp);
 
 #else /* !CONFIG_KVM_GUEST_MEMFD */
-
-static inline bool kvm_arch_supports_gmem(struct kvm *kvm)
-{
-	return false;
-}
 
 static inline void kvm_gmem_init(struct module *module)
 {
@@ -108,6 +137,15 @@ static inline void kvm_gmem_slot_ready(struct kvm_memory_slot *slot)
 }
 
 static inline void kvm_gmem_unbind(struct kvm_memory_slot *slot)
+{
+}
+
+static inline int kvm_gmem_may_run(struct kvm_vcpu *vcpu)
+{
+	return 0;
+}
+
+static inline void kvm_gmem_backend_destroy(struct kvm *kvm)
 {
 }
 
@@ -135,5 +173,23 @@ static inline bool kvm_handle_shared_gfns(struct kvm *kvm,
 #endif
 
 #endif /* CONFIG_KVM_GUEST_MEMFD */
+
+#ifdef CONFIG_KVM_GMEM_SOFT_BACKEND
+void kvm_gmem_soft_init(struct module *module);
+void kvm_gmem_soft_exit(void);
+void kvm_gmem_soft_check_freed(kvm_pfn_t pfn, unsigned long nr);
+#else
+static inline void kvm_gmem_soft_init(struct module *module)
+{
+}
+
+static inline void kvm_gmem_soft_exit(void)
+{
+}
+
+static inline void kvm_gmem_soft_check_freed(kvm_pfn_t pfn, unsigned long nr)
+{
+}
+#endif
 
 #endif /* __KVM_GUEST_MEMFD_H */

@@ -57,14 +57,15 @@ static int map_private_page(struct kvm *kvm, struct kvm_memory_slot *slot,
 		/* Do not allocate into a hole that is being punched. */
 		if (!kvm_gfn_invalidate_pending(kvm, gfn, gfn + 1)) {
 			r = kvm_gmem_get_pfn(kvm, slot, gfn, &pfn, NULL);
-			if (r)
+			if (r && r != -EAGAIN)
 				return r;
-
-			KVM_MMU_READ_LOCK(kvm);
-			if (!kvm_gfn_invalidate_retry(kvm, seq, gfn))
-				break;
-			KVM_MMU_READ_UNLOCK(kvm);
-			put_page(pfn_to_page(pfn));
+			if (!r) {
+				KVM_MMU_READ_LOCK(kvm);
+				if (!kvm_gfn_invalidate_retry(kvm, seq, gfn))
+					break;
+				KVM_MMU_READ_UNLOCK(kvm);
+				put_page(pfn_to_page(pfn));
+			}
 		}
 		cond_resched();
 	}

@@ -57,11 +57,6 @@ static gfn_t slot_index_to_gfn(const struct kvm_memory_slot *slot, pgoff_t index
 	return slot->base_gfn + index - slot->gmem.pgoff;
 }
 
-static pgoff_t slot_gfn_to_index(const struct kvm_memory_slot *slot, gfn_t gfn)
-{
-	return gfn - slot->base_gfn + slot->gmem.pgoff;
-}
-
 /*
  * Unmap the pages [start, end) of the file from the guest and hold off faults on
  * them until kvm_gmem_invalidate_end().  Callers that remove folios hold the
@@ -208,15 +203,21 @@ void kvm_gmem_slot_ready(struct kvm_memory_slot *slot)
  */
 void kvm_gmem_unbind(struct kvm_memory_slot *slot)
 {
+	struct file *file = slot->gmem.file;
 	struct kvm_gmem *gmem;
 
-	if (!slot->gmem.file)
+	if (!file)
 		return;
 
-	gmem = kvm_gmem_from_file(slot->gmem.file);
+	gmem = kvm_gmem_from_file(file);
 	mutex_lock(&gmem->bindings_lock);
 	erase_binding(gmem, slot);
 	mutex_unlock(&gmem->bindings_lock);
+
+	/* The next slot may have them at other gfns. */
+	kvm_gmem_invalidate_pages(gmem->kvm, file_inode(file)->i_mapping,
+				  slot->gmem.pgoff,
+				  slot->gmem.pgoff + slot->npages);
 }
 
 /*
@@ -241,7 +242,8 @@ void kvm_gmem_unbind_all(struct kvm_gmem *gmem)
 	mutex_unlock(&gmem->kvm->slots_lock);
 }
 
-static struct file *get_file_of_slot(struct kvm_memory_slot *slot)
+/* The live file of a memslot with a reference, NULL if it is closed. */
+struct file *kvm_gmem_get_file(struct kvm_memory_slot *slot)
 {
 	struct file *file;
 
@@ -254,17 +256,30 @@ static struct file *get_file_of_slot(struct kvm_memory_slot *slot)
 	return file;
 }
 
-/* The largest block around @gfn that one entry could map. */
-static unsigned int block_order(struct folio *folio, gfn_t gfn, pgoff_t index)
+/* Is the naturally aligned block around @gfn such a block of the file, too? */
+static bool block_fits(const struct kvm_memory_slot *slot, gfn_t gfn,
+		       pgoff_t index, unsigned int order)
 {
-	unsigned int order = folio_order(folio);
+	gfn_t nr = 1ULL << order;
+	gfn_t start = gfn & ~(nr - 1);
+
+	/* The offset between gfn and index is the same for the whole slot. */
+	return !((gfn ^ index) & (nr - 1)) && start >= slot->base_gfn &&
+	       start + nr <= slot->base_gfn + slot->npages;
+}
+
+/* The largest block around @gfn, at most of @order, that one entry could map. */
+static unsigned int block_order(const struct kvm_memory_slot *slot,
+				struct folio *folio, gfn_t gfn, pgoff_t index,
+				unsigned int order)
+{
+	order = min(order, folio_order(folio));
 
 	/* The flag is one of large folios only. */
 	if (!order || folio_test_has_hwpoisoned(folio))
 		return 0;
 
-	/* The offset between gfn and index is the same for the whole slot. */
-	while (order && ((gfn ^ index) & ((1UL << order) - 1)))
+	while (order && !block_fits(slot, gfn, index, order))
 		order--;
 
 	return order;
@@ -273,13 +288,14 @@ static unsigned int block_order(struct folio *folio, gfn_t gfn, pgoff_t index)
 int kvm_gmem_get_pfn(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t gfn,
 		     kvm_pfn_t *pfn, unsigned int *max_order)
 {
-	pgoff_t index = slot_gfn_to_index(slot, gfn);
+	pgoff_t index = kvm_gmem_slot_index(slot, gfn);
 	struct folio *folio;
+	unsigned int order;
 	struct page *page;
 	struct file *file;
-	int r = 0;
+	int r;
 
-	file = get_file_of_slot(slot);
+	file = kvm_gmem_get_file(slot);
 	if (!file)
 		return -EFAULT;
 
@@ -290,15 +306,24 @@ int kvm_gmem_get_pfn(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t gfn,
 	}
 
 	page = folio_file_page(folio, index);
-	if (PageHWPoison(page)) {
-		folio_put(folio);
-		r = -EHWPOISON;
-		goto out;
-	}
+	r = -EHWPOISON;
+	if (PageHWPoison(page))
+		goto out_folio;
+
+	order = block_order(slot, folio, gfn, index,
+			    max_order ? *max_order : 0);
+	r = kvm_gmem_prepare(kvm, file_inode(file)->i_mapping, folio, gfn,
+			     page_to_pfn(page), &order);
+	if (r)
+		goto out_folio;
 
 	*pfn = page_to_pfn(page);
 	if (max_order)
-		*max_order = block_order(folio, gfn, index);
+		*max_order = order;
+	goto out;
+
+out_folio:
+	folio_put(folio);
 out:
 	fput(file);
 	return r;
@@ -314,13 +339,13 @@ struct page *kvm_gmem_find_page(struct kvm_memory_slot *slot, gfn_t gfn)
 	struct page *page;
 	struct file *file;
 
-	file = get_file_of_slot(slot);
+	file = kvm_gmem_get_file(slot);
 	if (!file)
 		return NULL;
 
 	page = find_get_page(file_inode(file)->i_mapping,
-			     slot_gfn_to_index(slot, gfn));
-	if (page && PageHWPoison(page)) {
+			     kvm_gmem_slot_index(slot, gfn));
+	if (page && (PageHWPoison(page) || !folio_test_uptodate(page_folio(page)))) {
 		put_page(page);
 		page = NULL;
 	}

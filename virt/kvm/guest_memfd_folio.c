@@ -4,7 +4,8 @@
  *
  * A folio in the page cache is always
  * - zeroed and up to date: it is cleared before others can find it, so that a
- *   lookup needs no folio lock;
+ *   lookup needs no folio lock.  Only a folio that is being populated is not up
+ *   to date yet, and locked;
  * - dirty: a clean folio can be dropped by soft offline or by a failed split
  *   although guests map it, as KVM holds no reference for a mapping;
  * - unevictable and unmovable: it is found only through the file, never by a
@@ -18,7 +19,7 @@
 
 #include "guest_memfd.h"
 
-static void zero_folio(struct folio *folio)
+void kvm_gmem_zero_folio(struct folio *folio)
 {
 	long i;
 
@@ -29,7 +30,9 @@ static void zero_folio(struct folio *folio)
 	folio_mark_uptodate(folio);
 }
 
-static struct folio *add_folio(struct address_space *mapping, pgoff_t index)
+/* Returns it locked. */
+static struct folio *add_folio(struct address_space *mapping, pgoff_t index,
+			       bool zeroed)
 {
 	gfp_t gfp = mapping_gfp_mask(mapping);
 	struct folio *folio;
@@ -39,7 +42,8 @@ static struct folio *add_folio(struct address_space *mapping, pgoff_t index)
 	if (!folio)
 		return ERR_PTR(-ENOMEM);
 
-	zero_folio(folio);
+	if (zeroed)
+		kvm_gmem_zero_folio(folio);
 	r = filemap_add_folio(mapping, folio, index, gfp);
 	if (r) {
 		folio_put(folio);
@@ -48,9 +52,29 @@ static struct folio *add_folio(struct address_space *mapping, pgoff_t index)
 
 	/* Before the lock that filemap_add_folio() took is dropped, see above. */
 	folio_mark_dirty(folio);
-	folio_unlock(folio);
 
 	return folio;
+}
+
+static struct folio *add_zeroed_folio(struct address_space *mapping,
+				      pgoff_t index)
+{
+	struct folio *folio = add_folio(mapping, index, true);
+
+	if (!IS_ERR(folio))
+		folio_unlock(folio);
+
+	return folio;
+}
+
+/*
+ * For populate: the folio is locked and not up to date.  The caller fills it,
+ * marks it as up to date and unlocks it.
+ */
+struct folio *kvm_gmem_add_empty_folio(struct address_space *mapping,
+				       pgoff_t index)
+{
+	return add_folio(mapping, index, false);
 }
 
 /*
@@ -66,9 +90,15 @@ struct folio *kvm_gmem_get_folio(struct inode *inode, pgoff_t index)
 	do {
 		folio = filemap_get_folio(mapping, index);
 		if (!folio)
-			folio = add_folio(mapping, index);
+			folio = add_zeroed_folio(mapping, index);
 		/* Somebody else was faster. */
 	} while (folio == ERR_PTR(-EEXIST));
+
+	/* Being populated.  It is up to date when the lock is dropped. */
+	if (!IS_ERR(folio) && !folio_test_uptodate(folio)) {
+		folio_lock(folio);
+		folio_unlock(folio);
+	}
 
 	return folio;
 }
@@ -106,6 +136,29 @@ int kvm_gmem_allocate(struct inode *inode, pgoff_t start, pgoff_t end)
 }
 
 /*
+ * Remove [start, end) from the file.  The caller holds the invalidate lock, which
+ * keeps new bindings out, as their gfns would not be held off.
+ */
+void kvm_gmem_remove_pages(struct kvm_gmem *gmem, struct address_space *mapping,
+			   pgoff_t start, pgoff_t end)
+{
+	/*
+	 * Between begin and end no fault can map a folio, and none that was
+	 * mapped is left.
+	 */
+	kvm_gmem_invalidate_begin(gmem, start, end);
+	kvm_gmem_invalidate_pages(gmem->kvm, mapping, start, end);
+	truncate_inode_pages_range(mapping, (loff_t)start << PAGE_SHIFT,
+				   ((loff_t)end << PAGE_SHIFT) - 1);
+	kvm_gmem_invalidate_end(gmem);
+}
+
+static void check_freed(struct folio *folio)
+{
+	kvm_gmem_soft_check_freed(folio_pfn(folio), folio_nr_pages(folio));
+}
+
+/*
  * Without this function the kernel would fall back to migrating a folio on its
  * own.  No guest mapping can be found from here.
  */
@@ -138,6 +191,7 @@ static int handle_memory_failure(struct address_space *mapping,
 
 const struct address_space_operations kvm_gmem_aops = {
 	.dirty_folio		= noop_dirty_folio,
+	.free_folio		= check_freed,
 	.migrate_folio		= refuse_to_migrate,
 	.error_remove_page	= handle_memory_failure,
 };

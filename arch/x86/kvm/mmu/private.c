@@ -50,7 +50,7 @@ static int memory_fault_exit(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault
 
 static int faultin_private_pfn(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault)
 {
-	unsigned int order;
+	unsigned int order = KVM_HPAGE_GFN_SHIFT(fault->max_level);
 	int r;
 
 	if (!kvm_slot_can_be_private(fault->slot))
@@ -58,10 +58,12 @@ static int faultin_private_pfn(struct kvm_vcpu *vcpu, struct kvm_page_fault *fau
 
 	r = kvm_gmem_get_pfn(vcpu->kvm, fault->slot, fault->gfn, &fault->pfn,
 			     &order);
+	if (r == -EAGAIN)
+		return RET_PF_RETRY;
 	if (r)
 		return memory_fault_exit(vcpu, fault, r);
 
-	fault->max_level = min(fault->max_level, order_to_level(order));
+	fault->max_level = order_to_level(order);
 	fault->map_writable = true;
 	/* No address of the primary MMU is involved, none can be invalidated. */
 	fault->hva = KVM_HVA_ERR_BAD;
