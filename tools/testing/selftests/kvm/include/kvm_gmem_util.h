@@ -337,6 +337,96 @@ static inline void vcpu_run_memory_fault(struct kvm_vcpu *vcpu, uint64_t gpa,
 	__vcpu_run_memory_fault(vcpu, gpa, flags, EFAULT);
 }
 
+/* Statistics. */
+
+/* A statistic of the vCPU that is one number. */
+static inline uint64_t vcpu_get_stat(struct kvm_vcpu *vcpu, const char *name)
+{
+	int fd = vcpu_get_stats_fd(vcpu), i;
+	struct kvm_stats_header header;
+	struct kvm_stats_desc *all, *desc = NULL;
+	uint64_t value = 0;
+
+	read_stats_header(fd, &header);
+	all = read_stats_descriptors(fd, &header);
+	for (i = 0; i < header.num_desc; i++) {
+		desc = get_stats_descriptor(all, i, &header);
+		if (!strcmp(desc->name, name))
+			break;
+	}
+	TEST_ASSERT(i < header.num_desc, "No vCPU statistic '%s'", name);
+	read_stat_data(fd, &header, desc, &value, 1);
+	free(all);
+	close(fd);
+	return value;
+}
+
+/* How many pages of 4 KiB does KVM map for the VM, with mappings of any size? */
+static inline uint64_t vm_mapped_pages(struct kvm_vm *vm)
+{
+	return vm_get_stat(vm, "pages_4k") + 512 * (vm_get_stat(vm, "pages_2m") +
+	       512 * vm_get_stat(vm, "pages_1g"));
+}
+
+/* Mapping memory ahead of its use. */
+
+/*
+ * One call, for [@gpa, @gpa + @size).  @left takes how many bytes it leaves to be
+ * done, which are the last ones.
+ */
+static inline int __vcpu_pre_fault(struct kvm_vcpu *vcpu, uint64_t gpa,
+				   uint64_t size, uint64_t *left)
+{
+	struct kvm_pre_fault_memory args = {
+		.gpa = gpa,
+		.size = size,
+	};
+	int ret = __vcpu_ioctl(vcpu, KVM_PRE_FAULT_MEMORY, &args);
+
+	TEST_ASSERT_EQ(args.gpa + (uint64_t)args.size, gpa + size);
+	*left = args.size;
+	return ret;
+}
+
+static inline int __vcpu_map_memory(struct kvm_vcpu *vcpu, uint64_t gpa,
+				    uint64_t size, uint64_t *left)
+{
+	struct kvm_memory_mapping args = {
+		.base_address = gpa,
+		.size = size,
+	};
+	int ret = __vcpu_ioctl(vcpu, KVM_MAP_MEMORY, &args);
+
+	TEST_ASSERT_EQ(args.base_address + (uint64_t)args.size, gpa + size);
+	*left = args.size;
+	return ret;
+}
+
+/* All of it, with as many calls as it takes: each of them has to get on. */
+static inline void vcpu_pre_fault(struct kvm_vcpu *vcpu, uint64_t gpa,
+				  uint64_t size)
+{
+	uint64_t left;
+	int ret;
+
+	for (; size; size = left) {
+		ret = __vcpu_pre_fault(vcpu, gpa, size, &left);
+		TEST_ASSERT(!ret, KVM_IOCTL_ERROR(KVM_PRE_FAULT_MEMORY, ret));
+		TEST_ASSERT(left < size, "Nothing done, and no error");
+		gpa += size - left;
+	}
+}
+
+static inline void vcpu_map_memory(struct kvm_vcpu *vcpu, uint64_t gpa,
+				   uint64_t size)
+{
+	uint64_t left;
+	int ret = __vcpu_map_memory(vcpu, gpa, size, &left);
+
+	TEST_ASSERT(!ret, KVM_IOCTL_ERROR(KVM_MAP_MEMORY, ret));
+	TEST_ASSERT_EQ(left, 0UL);
+}
+
 /* Guest side. */
 
 /*
