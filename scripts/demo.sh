@@ -17,6 +17,11 @@ the console shown as it comes:
   1 vCPU, ordinary memory   the control: a secret of the guest's is found in it
   1 vCPU, private memory    the same secret is not found
   2 vCPUs, private memory
+  2 vCPUs, private memory   mapped before the guest runs: it never faults on RAM,
+                            by KVM's own counters, as it did in the run before
+  2 vCPUs, private memory   the same, loaded and measured by the software back
+                            end: the digest is what gmem_measure.sh computes here,
+                            and another one for another command line
 
 Options:
   --memory private|ordinary  only the runs with this kind of memory
@@ -29,9 +34,9 @@ Options:
 Environment: OUT output directory, J parallel jobs, V=1 shows the builds.
 What was printed stays in OUT/log/demo-*.out, the host's console in demo-*.log.
 
-Exit status: 0 every guest reached user space, no privacy check failed and all
-memory was private (in the private runs); 1 otherwise or a build failed; 2 wrong
-usage.
+Exit status: 0 every guest reached user space, no privacy check failed, all memory
+was private (in the private runs), and counters and digests were as above; 1
+otherwise or a build failed; 2 wrong usage.
 EOF
 }
 
@@ -101,6 +106,53 @@ expect()
 	grep -q -E -e "$2" "$1" || { say "$3, see $1"; failed=1; }
 }
 
+# Page faults on RAM, as KVM counts them: the runs that are mapped ahead have none.
+check_faults()
+{
+	if [ "$2" = plain ]; then
+		expect "$3" '^  page faults on RAM +[1-9][0-9]* before user space' \
+			"the control has no page faults on RAM, so counting them shows nothing"
+		return
+	fi
+	expect "$3" '^  page faults on RAM +0 before user space, 0 after$' \
+		"the guest faulted on RAM that was mapped ahead"
+	for when in 'at user space' 'at the end'; do
+		if [ "$(grep -c "^    vCPU [0-9] $when .* pf_fixed 0," "$3")" -ne "$1" ]; then
+			say "pf_fixed is not 0 $when on every vCPU, see $3"
+			failed=1
+		fi
+	done
+	bytes=$(sed -n 's/^  RAM private *\([0-9]*\) bytes.*/\1/p' "$3")
+	expect "$3" "^  mapped ahead +$bytes bytes" "not all RAM was mapped ahead"
+}
+
+# The digest by another program, on another machine: the one that runs this script.
+recompute()
+{
+	GMEM_VMM=$demo/gmem_vmm "$REPO/tools/kvm/gmem_vmm/gmem_measure.sh" \
+		--kernel "$demo/bzImage" --initrd "$demo/initrd.cpio" \
+		--cpus "$1" --mem "$mem" --append "$2"
+}
+
+check_measurement()
+{
+	measured=$(sed -n 's/^  measurement *//p' "$3")
+	recomputed=$(recompute "$1" "$2") || failed=1
+	changed=$(recompute "$1" "$2 changed") || failed=1
+	printf '\nmeasured by the back end             %s\n' "${measured:--}"
+	printf 'recomputed on this machine           %s\n' "${recomputed:--}"
+	printf 'with "changed" on the command line   %s\n' "${changed:--}"
+	if [ -z "$measured" ] || [ "$measured" != "$recomputed" ]; then
+		say "the digests differ, see $3"
+		failed=1
+	fi
+	if [ "$measured" = "$changed" ]; then
+		say "a changed command line does not change the digest"
+		failed=1
+	fi
+	expect "$3" '^  back end +.* 0 broken rules$' "the back end found fault with KVM"
+}
+
 check_output()
 {
 	if ! grep -q '^gmem_vmm: .* ended by: ' "$2"; then
@@ -132,21 +184,37 @@ trap cleanup EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# run MEMORY CPUS
+# run MEMORY CPUS plain|prefault|measured
 run()
 {
 	name=demo-$1-$2
+	append=$guest_append
+	options=
+	case $3 in
+	prefault)
+		name=$name-prefault
+		options=--prefault
+		;;
+	measured)
+		name=$name-measured
+		options='--prefault --measure'
+		# Nothing of the host may be in what is measured: gmem_vmm does not
+		# add this. The PIT cannot tell it under nested emulation.
+		append="$append${tsc_khz:+ tsc_early_khz=$tsc_khz}"
+		;;
+	esac
 	out=$OUT/log/$name.out
 	failed=0
-	printf '\n=== %s memory, %s vCPU(s), %s\n' "$1" "$2" "$mem"
+	printf '\n=== %s memory, %s vCPU(s), %s%s\n' "$1" "$2" "$mem" "${options:+, $options}"
 	: >"$out"
 	tail -n +1 -f "$out" &
 	tail_pid=$!
+	# shellcheck disable=SC2086 # a list of options
 	"$scripts/boot.sh" --quiet --build "$build" --log "$OUT/log/$name.log" \
 		--smp 2 --each 300 --files "$demo/bzImage" "$demo/initrd.cpio" \
 		--run "$demo/gmem_vmm" -- --kernel bzImage --initrd initrd.cpio \
 		--memory "$1" --cpus "$2" --mem "$mem" --verbose \
-		--append "$guest_append" || failed=1
+		--append "$append" $options || failed=1
 	# tail looks once a second.
 	sleep 1
 	kill "$tail_pid" 2>/dev/null || :
@@ -154,6 +222,9 @@ run()
 	tail_pid=
 	tr -d '\r' <"$out" >"$demo/$name.txt"
 	check_output "$1" "$demo/$name.txt"
+	check_faults "$2" "$3" "$demo/$name.txt"
+	[ "$3" != measured ] || check_measurement "$2" "$append" "$demo/$name.txt"
+	tsc_khz=$(sed -n 's/.* command line: .*tsc_early_khz=\([0-9]*\).*/\1/p' "$demo/$name.txt")
 	if [ "$failed" = 0 ]; then
 		verdict=ok
 	else
@@ -161,19 +232,23 @@ run()
 		status=1
 	fi
 	boot=$(sed -n 's/^  boot to user space *//p' "$demo/$name.txt")
-	summary="$summary$(printf '%-8s %-8s memory, %s vCPU(s), user space after %s' \
-		"$verdict" "$1" "$2" "${boot:--}")
+	faults=$(sed -n 's/^  page faults on RAM *\([0-9]*\) before.*/\1/p' "$demo/$name.txt")
+	summary="$summary$(printf '%-8s %-8s memory, %s vCPU(s), %-9s user space after %s and %s page faults on RAM' \
+		"$verdict" "$1" "$2" "$3:" "${boot:--}" "${faults:--}")
 "
 }
 
 build_all
+tsc_khz=
 status=0
 summary=
-[ "$memory" = private ] || run ordinary 1
+[ "$memory" = private ] || run ordinary 1 plain
 if [ "$memory" != ordinary ]; then
 	for n in ${cpus:-1 2}; do
-		run private "$n"
+		run private "$n" plain
 	done
+	run private "$n" prefault
+	run private "$n" measured
 fi
 printf '\n%s' "$summary"
 exit "$status"

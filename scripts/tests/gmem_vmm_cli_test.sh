@@ -2,8 +2,9 @@
 # Usage: gmem_vmm_cli_test.sh
 #
 # Test how tools/kvm/gmem_vmm takes its command line: every mistake is one line on
-# stderr that names the culprit, and exit status 2. Builds gmem_vmm; needs no KVM
-# and starts no guest. Prints TAP.
+# stderr that names the culprit, and exit status 2. Test the image that it would have
+# measured, and the digest of it. Builds gmem_vmm; needs no KVM and starts no guest.
+# Prints TAP.
 #
 # Exit status: 0 all passed; 1 a test failed; 2 wrong usage.
 set -eu
@@ -78,7 +79,8 @@ for option in --help -h; do
 	wrong=
 	[ "$got" -eq 0 ] || wrong="exit status $got, expected 0"
 	[ ! -s "$tmp/stderr" ] || wrong="${wrong:+$wrong; }output on stderr"
-	for word in Usage: --kernel --initrd --append --mem --cpus --memory --verbose 'Exit status:'; do
+	for word in Usage: --kernel --initrd --append --mem --cpus --memory \
+		--prefault --measure --dump-image --verbose 'Exit status:'; do
 		grep -q -e "$word" "$tmp/stdout" || wrong="${wrong:+$wrong; }no '$word' in it"
 	done
 	verdict "$option prints the usage"
@@ -115,7 +117,149 @@ for size in 16M 16384K 16777216 1G 1024G; do
 	refused "--mem $size is taken" "(/dev/kvm:|--kernel $kernel:)" --kernel "$kernel" --mem "$size"
 done
 refused "all options together are taken" "(/dev/kvm:|--kernel $kernel:)" --verbose -v \
-	--append 'a b' --cpus 4 --memory private --initrd "$kernel" --kernel "$kernel" --mem 64m
+	--append 'a b' --cpus 4 --memory private --initrd "$kernel" --kernel "$kernel" --mem 64m \
+	--prefault --measure
+refused "--prefault with --memory ordinary is taken" "(/dev/kvm:|--kernel $kernel:)" \
+	--kernel "$kernel" --prefault --memory ordinary
+
+refused "--measure with --memory ordinary" '--measure is for private memory' \
+	--kernel "$kernel" --measure --memory ordinary
+refused "--dump-image with --memory ordinary" '--dump-image is for private memory' \
+	--kernel "$kernel" --memory ordinary --dump-image
+refused "--dump-image with --measure" '--dump-image starts no VM: not with --measure' \
+	--kernel "$kernel" --measure --dump-image
+refused "--dump-image with --prefault" '--dump-image starts no VM: not with --prefault' \
+	--kernel "$kernel" --dump-image --prefault
+refused "--dump-image of a file that is no kernel" "--kernel $kernel: not a bzImage" \
+	--kernel "$kernel" --dump-image
+
+# patch FILE OFFSET BYTES: bytes as printf takes them.
+patch()
+{
+	# shellcheck disable=SC2059 # escapes to be interpreted
+	printf "$3" | dd of="$1" bs=1 seek="$2" conv=notrunc 2>/dev/null
+}
+
+# fake_kernel FILE TEXT: the header of a bzImage, boot protocol 2.15, that unpacks
+# to 64 KiB at 1 MiB; the text is where the kernel's code would be.
+fake_kernel()
+{
+	head -c 1024 /dev/zero >"$1"
+	patch "$1" 497 '\001'				# one sector of setup code
+	patch "$1" 512 '\353\150HdrS\017\002'		# jump, magic, version
+	patch "$1" 529 '\001'				# loaded high
+	patch "$1" 532 '\000\000\020\000'		# entry: 1 MiB
+	patch "$1" 556 '\377\377\377\177'		# end of where the initrd may be
+	patch "$1" 568 '\377\007\000\000'		# length of the command line
+	patch "$1" 600 '\000\000\020\000'		# preferred address: 1 MiB
+	patch "$1" 608 '\000\000\001\000'		# memory to unpack to
+	printf '%s' "$2" >>"$1"
+}
+
+image=$tmp/bzImage
+initrd=$tmp/initrd
+fake_kernel "$image" "this would be code"
+head -c 5000 /dev/zero | tr '\000' i >"$initrd"
+
+measure()
+{
+	got=0
+	GMEM_VMM=$tmp/gmem_vmm "$REPO/tools/kvm/gmem_vmm/gmem_measure.sh" "$@" \
+		</dev/null >"$tmp/stdout" 2>"$tmp/stderr" || got=$?
+}
+
+# Text at an offset in the record of a page: record ADDRESS OFFSET LENGTH
+record()
+{
+	number=$(grep -n -x "$(printf %d "$1")" "$tmp/addresses" | cut -d : -f 1)
+	[ -n "$number" ] || return 0
+	tail -c "+$(((number - 1) * 4104 + 8 + $2 + 1))" "$tmp/image" | head -c "$3"
+}
+
+vmm --kernel "$image" --initrd "$initrd" --append "some words" --dump-image
+wrong=
+[ "$got" -eq 0 ] || wrong="exit status $got, expected 0"
+[ ! -s "$tmp/stderr" ] || wrong="${wrong:+$wrong; }output on stderr"
+mv "$tmp/stdout" "$tmp/image"
+: >"$tmp/stdout"
+# Boot tables, parameters, command line, MP table, kernel, two pages of initrd.
+[ "$(wc -c <"$tmp/image")" -eq $((7 * 4104)) ] || wrong="${wrong:+$wrong; }not seven records"
+verdict "--dump-image writes a record per page"
+
+od -A n -v -t u8 -w4104 "$tmp/image" | awk '{ print $1 }' >"$tmp/addresses"
+wrong=
+printf '%d\n' 0 0x7000 0x20000 0x9f000 0x100000 0x3ffe000 0x3fff000 |
+	cmp -s - "$tmp/addresses" || wrong="the addresses are $(tr '\n' ' ' <"$tmp/addresses")"
+verdict "the records are in ascending order of address"
+
+wrong=
+[ "$(record 0x100000 0 18)" = "this would be code" ] || wrong="the kernel is not at 1 MiB"
+[ "$(record 0x3fff000 0 904 | tr -d i | wc -c)" -eq 0 ] ||
+	wrong="${wrong:+$wrong; }the initrd does not end where RAM ends"
+[ "$(record 0x3fff000 904 3192 | tr -d '\000' | wc -c)" -eq 0 ] ||
+	wrong="${wrong:+$wrong; }the rest of its page is not zero"
+record 0x20000 0 2048 | tr -d '\000' >"$tmp/cmdline"
+grep -q ' some words$' "$tmp/cmdline" || wrong="${wrong:+$wrong; }not the command line"
+! grep -q tsc "$tmp/cmdline" || wrong="${wrong:+$wrong; }the TSC of this host is in it"
+verdict "the records hold the kernel, the initrd and the command line"
+
+wrong=
+status=0
+"$tmp/gmem_vmm" --kernel "$image" --dump-image >/dev/full 2>"$tmp/stderr" || status=$?
+[ "$status" -eq 1 ] || wrong="exit status $status, expected 1"
+grep -q '^gmem_vmm: writing the image: No space left' "$tmp/stderr" ||
+	wrong="${wrong:+$wrong; }no message"
+verdict "--dump-image to a full device"
+
+measure --kernel "$image" --initrd "$initrd" --append "some words"
+digest=$(cat "$tmp/stdout")
+wrong=
+[ "$got" -eq 0 ] || wrong="exit status $got, expected 0"
+[ "$digest" = "sha256:$(sha256sum <"$tmp/image" | cut -d ' ' -f 1)" ] ||
+	wrong="${wrong:+$wrong; }not the digest of the image"
+verdict "gmem_measure.sh prints the digest of the image"
+
+# This one changes when the image does, and for no other reason: not with the
+# machine, the day or the user.
+wrong=
+[ "$digest" = sha256:8793551bcffda6c12247e1a2b9fd49ebf68a64b3539d9558ee07c0e09733d151 ] || wrong="the digest is $digest"
+verdict "the digest depends on the options and the files only"
+
+cp "$image" "$tmp/other-name"
+touch -d '1 January 2001' "$tmp/other-name"
+(cd / && TZ=Asia/Tokyo measure --kernel "$tmp/other-name" --initrd "$initrd" --mem 65536K \
+	--append "some words" --cpus 1 --memory private)
+wrong=
+[ "$(cat "$tmp/stdout")" = "$digest" ] || wrong="another digest"
+verdict "names and dates of the files and the form of the options do not count"
+
+fake_kernel "$tmp/other-kernel" "this would be Code"
+tr i I <"$initrd" >"$tmp/other-initrd"
+# differs WHAT OPTION...: what was measured before, with another value for one.
+differs()
+{
+	what=$1
+	shift
+	measure --kernel "$image" --initrd "$initrd" --append "some words" "$@"
+	wrong=
+	[ "$got" -eq 0 ] || wrong="exit status $got, expected 0"
+	grep -q -x 'sha256:[0-9a-f]\{64\}' "$tmp/stdout" || wrong="${wrong:+$wrong; }no digest"
+	[ "$(cat "$tmp/stdout")" != "$digest" ] || wrong="${wrong:+$wrong; }the same digest"
+	verdict "another $what, another digest"
+}
+differs kernel --kernel "$tmp/other-kernel"
+differs initrd --initrd "$tmp/other-initrd"
+differs "command line" --append "some word"
+differs "size of RAM" --mem 65M
+differs "number of vCPUs" --cpus 2
+
+measure --kernel "$missing"
+wrong=
+[ "$got" -eq 2 ] || wrong="exit status $got, expected 2"
+[ ! -s "$tmp/stdout" ] || wrong="${wrong:+$wrong; }output on stdout"
+grep -q "^gmem_vmm: --kernel $missing: No such file" "$tmp/stderr" ||
+	wrong="${wrong:+$wrong; }no message"
+verdict "gmem_measure.sh prints no digest of an image that cannot be built"
 
 echo "1..$count"
 [ "$failed" -eq 0 ]

@@ -31,6 +31,10 @@
 #define KVM_CAP_VM_TYPES		235
 #endif
 
+#ifndef KVM_CAP_PRE_FAULT_MEMORY
+#define KVM_CAP_PRE_FAULT_MEMORY	236
+#endif
+
 #ifndef KVM_MEM_GUEST_MEMFD
 #define KVM_MEM_GUEST_MEMFD	(1UL << 2)
 #endif
@@ -79,6 +83,18 @@ struct kvm_create_guest_memfd {
 	_IOWR(KVMIO, 0xd4, struct kvm_create_guest_memfd)
 #endif
 
+#ifndef KVM_PRE_FAULT_MEMORY
+struct kvm_pre_fault_memory {
+	__u64 gpa;
+	__u64 size;
+	__u64 flags;
+	__u64 padding[5];
+};
+
+#define KVM_PRE_FAULT_MEMORY \
+	_IOWR(KVMIO, 0xd5, struct kvm_pre_fault_memory)
+#endif
+
 #ifndef KVM_EXIT_MEMORY_FAULT
 #define KVM_EXIT_MEMORY_FAULT		39
 #endif
@@ -101,5 +117,37 @@ gmem_memory_fault(const struct kvm_run *run)
 {
 	return (const void *)&run->hw;
 }
+
+/* /dev/kvm-gmem-soft, which mainline does not have. */
+#if __has_include(<linux/kvm_gmem_soft.h>)
+#include <linux/kvm_gmem_soft.h>
+#else
+struct kvm_gmem_soft_attach {
+	__s32 vm_fd;
+	__u32 max_order;
+};
+
+struct kvm_gmem_soft_populate {
+	__u64 gpa;
+	__u64 size;
+	__u64 source;
+};
+
+struct kvm_gmem_soft_status {
+	__u8 digest[32];
+	__u64 populated;
+	__u64 prepared;
+	__u64 invalidated;
+	__u64 owned;
+	__u64 violations;
+	__u32 finalised;
+	__u32 pad;
+};
+
+#define KVM_GMEM_SOFT_ATTACH	_IOW(0xB9, 0x00, struct kvm_gmem_soft_attach)
+#define KVM_GMEM_SOFT_POPULATE	_IOWR(0xB9, 0x01, struct kvm_gmem_soft_populate)
+#define KVM_GMEM_SOFT_FINALISE	_IO(0xB9, 0x02)
+#define KVM_GMEM_SOFT_STATUS	_IOR(0xB9, 0x03, struct kvm_gmem_soft_status)
+#endif
 
 #endif /* GMEM_ABI_H */

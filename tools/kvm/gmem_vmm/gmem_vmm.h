@@ -8,13 +8,16 @@
  *   vm.c       /dev/kvm, the VM and its in-kernel interrupt controllers
  *   memory.c   RAM: the guest_memfd, the memory slots, private <-> shared
  *   load.c     kernel, initrd and boot tables: where they go
- *   copy.c     how they get into RAM that the VMM cannot write; copy.S helps
  *   mptable.c  the table in which the guest finds its processors
+ *   copy.c     how they get into RAM that the VMM cannot write; copy.S helps
+ *   measure.c  the other way: a back end takes and measures them (--measure)
+ *   prefault.c RAM mapped before the guest runs (--prefault)
  *   cpuid.c    what the guest is told about its processor, and what is hidden
  *   vcpu.c     the vCPU threads and their exits
  *   ports.c    I/O ports: who answers which; clock, reset
  *   serial.c   the serial console
  *   probe.c    the VMM's half of the demo guest's privacy checks
+ *   stats.c    KVM's own counters
  *   report.c   the table
  */
 #ifndef GMEM_VMM_H
@@ -30,6 +33,7 @@
 #define MAX_VCPUS	4
 #define MAX_REGIONS	2
 #define NR_EXIT_KINDS	64
+#define MAX_BLOBS	6
 
 #define PAGE_SIZE	4096ULL
 #define GIB		(1ULL << 30)
@@ -72,6 +76,9 @@ struct options {
 	const char *append;
 	unsigned int cpus;
 	bool private;
+	bool prefault;
+	bool measure;
+	bool dump_image;
 	bool verbose;
 };
 
@@ -98,10 +105,34 @@ struct ram {
 	uint64_t to_private;
 };
 
+/* KVM's counters of second-level page faults, and their names in KVM: stats.c. */
+enum fault_stat {
+	PF_TAKEN,
+	PF_FIXED,		/* a page was mapped */
+	PF_SPURIOUS,		/* another vCPU had just mapped it */
+	PF_EMULATE,		/* not RAM: the access is emulated */
+	PF_MMIO_SPTE_CREATED,	/* and the next one will be found faster */
+	NR_FAULT_STATS
+};
+
+struct fault_stats {
+	uint64_t count[NR_FAULT_STATS];
+};
+
+/* How much of the guest is mapped, in mappings of each size. */
+struct map_stats {
+	uint64_t pages_4k;
+	uint64_t pages_2m;
+	uint64_t pages_1g;
+};
+
 struct vcpu {
 	struct vmm *vmm;
 	unsigned int id;
 	int fd;
+	int stats_fd;
+	struct fault_stats at_user_space;
+	int prefault_error;	/* of its share of RAM */
 	struct kvm_run *run;
 	pthread_t thread;
 	uint64_t conversions;	/* sampled before KVM_RUN */
@@ -113,9 +144,12 @@ struct vmm {
 	struct options opt;
 	int kvm_fd;
 	int vm_fd;
+	int stats_fd;		/* of the VM; -1 for these if KVM has none */
+	int back_end_fd;	/* /dev/kvm-gmem-soft, with --measure */
 	unsigned int run_size;
 	struct ram ram;
 	struct vcpu vcpu[MAX_VCPUS];
+	struct map_stats prefaulted;
 	unsigned int tsc_khz;
 	uint64_t start_ns;
 	uint64_t user_space_ns;	/* 0 until the guest says so */
@@ -137,6 +171,13 @@ struct blob {
 	uint64_t gpa;
 };
 
+/* All that is in RAM when the guest starts; ascending, no two share a page. */
+struct image {
+	struct blob blobs[MAX_BLOBS];
+	unsigned int count;
+	uint64_t entry;
+};
+
 /* main.c */
 void die(int status, const char *fmt, ...)
 	__attribute__((noreturn, format(printf, 2, 3)));
@@ -151,6 +192,7 @@ void vm_create(struct vmm *vmm);
 void vm_irq(struct vmm *vmm, unsigned int irq, bool level);
 
 /* memory.c */
+void ram_layout(struct vmm *vmm);
 void ram_create(struct vmm *vmm);
 void *ram_shared_side(struct vmm *vmm, uint64_t gpa, uint64_t size);
 bool ram_is_private(struct vmm *vmm, uint64_t gpa);
@@ -162,13 +204,24 @@ void *window_open(struct vmm *vmm, uint64_t size);
 void window_close(struct vmm *vmm);
 
 /* load.c */
+void image_build(struct vmm *vmm, struct image *image);
 void load_guest(struct vmm *vmm);
 
 /* copy.S: code for the guest */
 extern const uint8_t copy_stub[], copy_stub_end[];
 
 /* copy.c */
-void copy_into_ram(struct vmm *vmm, const struct blob *blobs, unsigned int count);
+void copy_into_ram(struct vmm *vmm, const struct image *image);
+
+/* measure.c */
+void measure_attach(struct vmm *vmm);
+void measure_into_ram(struct vmm *vmm, const struct image *image);
+struct kvm_gmem_soft_status measure_status(struct vmm *vmm);
+void dump_image(struct vmm *vmm);
+
+/* prefault.c */
+int prefault(struct vcpu *vcpu, uint64_t gpa, uint64_t size);
+void prefault_ram(struct vmm *vmm);
 
 /* mptable.c */
 size_t mptable_build(void *buf, unsigned int cpus);
@@ -200,6 +253,12 @@ void serial_out(struct vmm *vmm, unsigned int reg, uint8_t value);
 void probe_arg(uint32_t value);
 void probe_command(struct vmm *vmm, uint32_t cmd);
 uint32_t probe_answer(void);
+
+/* stats.c */
+extern const char * const fault_stat_names[NR_FAULT_STATS];
+int stats_open(int fd);
+bool stats_faults(const struct vcpu *vcpu, struct fault_stats *stats);
+bool stats_mappings(const struct vmm *vmm, struct map_stats *stats);
 
 /* report.c */
 void report(struct vmm *vmm);

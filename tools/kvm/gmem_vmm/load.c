@@ -3,6 +3,10 @@
  * Where kernel, initrd and boot tables go, by the 32-bit Linux boot protocol:
  * flat segments, no paging, %esi = boot_params.  The kernel's own entry code
  * switches to 64-bit mode, so no page tables are needed here.
+ *
+ * All of it, the image, follows from the options and the content of the files;
+ * building it needs no KVM.  For --measure this is a must: who checks the digest
+ * builds the image again, elsewhere.
  */
 #define _GNU_SOURCE
 #include <asm/bootparam.h>
@@ -121,13 +125,16 @@ static bool host_trusts_tsc(void)
  * The guest has no kvm-clock (see cpuid.c) and no hardware to measure its TSC
  * against quickly, so it is told the frequency, and whether to rely on it.
  * reboot=k and panic=-1 turn the end of the guest into something ports.c sees.
+ *
+ * The frequency is the one thing here that is the host's.  A measured guest is
+ * not told, and calibrates its TSC with the PIT.
  */
 static size_t build_cmdline(struct vmm *vmm, char *buf, size_t size)
 {
 	char tsc[64] = "";
 	int len;
 
-	if (vmm->tsc_khz)
+	if (vmm->tsc_khz && !vmm->opt.measure)
 		snprintf(tsc, sizeof(tsc), " tsc_early_khz=%u%s", vmm->tsc_khz,
 			 host_trusts_tsc() ? " tsc=reliable" : "");
 	len = snprintf(buf, size, "console=ttyS0 reboot=k panic=-1%s gmem_memory=%s%s%s",
@@ -157,7 +164,7 @@ static void build_e820(struct vmm *vmm, struct boot_params *params)
 			 vmm->ram.region[i].gpa + vmm->ram.region[i].size, E820_RAM);
 }
 
-void load_guest(struct vmm *vmm)
+void image_build(struct vmm *vmm, struct image *image)
 {
 	/* Null, unused, flat code, flat data: see BOOT_CS and BOOT_DS. */
 	static const uint64_t gdt[] = {
@@ -166,19 +173,19 @@ void load_guest(struct vmm *vmm)
 	static struct boot_params params;
 	static char cmdline[CMDLINE_MAX];
 	static uint8_t mptable[MPTABLE_MAX];
-	struct blob blobs[6];
-	unsigned int count = 0;
+	struct blob kernel, initrd = { };
+	struct blob *blob = image->blobs;
 	size_t cmdline_size;
 	uint64_t floor;
 
-	blobs[count++] = load_kernel(vmm, &params);
-	floor = kernel_end(&blobs[0], &params.hdr);
+	kernel = load_kernel(vmm, &params);
+	floor = kernel_end(&kernel, &params.hdr);
 	if (floor > low_ram(vmm))
 		die(2, "--kernel %s: needs %llu MiB of RAM, --mem gives %llu", vmm->opt.kernel,
 		    (unsigned long long)(floor >> 20) + 1,
 		    (unsigned long long)vmm->opt.mem >> 20);
 	if (vmm->opt.initrd)
-		blobs[count++] = load_initrd(vmm, &params.hdr, floor);
+		initrd = load_initrd(vmm, &params.hdr, floor);
 
 	cmdline_size = build_cmdline(vmm, cmdline, sizeof(cmdline));
 	if (cmdline_size - 1 > params.hdr.cmdline_size)
@@ -187,12 +194,27 @@ void load_guest(struct vmm *vmm)
 	params.hdr.cmd_line_ptr = CMDLINE_GPA;
 	build_e820(vmm, &params);
 
-	blobs[count++] = (struct blob){ cmdline, cmdline_size, CMDLINE_GPA };
-	blobs[count++] = (struct blob){ &params, sizeof(params), BOOT_PARAMS_GPA };
-	blobs[count++] = (struct blob){ gdt, sizeof(gdt), GDT_GPA };
-	blobs[count++] = (struct blob){
+	*blob++ = (struct blob){ gdt, sizeof(gdt), GDT_GPA };
+	*blob++ = (struct blob){ &params, sizeof(params), BOOT_PARAMS_GPA };
+	*blob++ = (struct blob){ cmdline, cmdline_size, CMDLINE_GPA };
+	*blob++ = (struct blob){
 		mptable, mptable_build(mptable, vmm->opt.cpus), MPTABLE_GPA,
 	};
-	copy_into_ram(vmm, blobs, count);
-	vcpu_flat_mode(&vmm->vcpu[0], params.hdr.code32_start, 0, BOOT_PARAMS_GPA);
+	*blob++ = kernel;
+	if (vmm->opt.initrd)
+		*blob++ = initrd;
+	image->count = blob - image->blobs;
+	image->entry = params.hdr.code32_start;
+}
+
+void load_guest(struct vmm *vmm)
+{
+	struct image image;
+
+	image_build(vmm, &image);
+	if (vmm->opt.measure)
+		measure_into_ram(vmm, &image);
+	else
+		copy_into_ram(vmm, &image);
+	vcpu_flat_mode(&vmm->vcpu[0], image.entry, 0, BOOT_PARAMS_GPA);
 }

@@ -85,19 +85,28 @@ int main(int argc, char **argv)
 	};
 	sigset_t set;
 	unsigned int i;
+	bool failed;
 
 	parse_options(&vmm.opt, argc, argv);
+	if (vmm.opt.dump_image) {
+		dump_image(&vmm);
+		return 0;
+	}
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	block_signals(&set);
 	vmm.main_thread = pthread_self();
 
 	vm_create(&vmm);
 	ram_create(&vmm);
+	if (vmm.opt.measure)
+		measure_attach(&vmm);
 	for (i = 0; i < vmm.opt.cpus; i++)
 		vcpu_create(&vmm, i);
 	serial_init(&vmm);
 	vmm.start_ns = now_ns();
 	load_guest(&vmm);
+	if (vmm.opt.prefault)
+		prefault_ram(&vmm);
 
 	for (i = 0; i < vmm.opt.cpus; i++)
 		vcpu_start(&vmm.vcpu[i]);
@@ -105,5 +114,7 @@ int main(int argc, char **argv)
 
 	serial_exit();
 	report(&vmm);
-	return vmm.proofs_failed && !vmm.status ? 1 : vmm.status;
+	failed = vmm.proofs_failed ||
+		 (vmm.opt.measure && measure_status(&vmm).violations);
+	return failed && !vmm.status ? 1 : vmm.status;
 }

@@ -96,6 +96,16 @@ static void create_file(struct vmm *vmm)
 		die(1, "KVM_CREATE_GUEST_MEMFD: %s", strerror(errno));
 }
 
+/* Where RAM is, as far as it depends on its size alone. */
+void ram_layout(struct vmm *vmm)
+{
+	uint64_t mem = vmm->opt.mem;
+
+	add_region(&vmm->ram, 0, mem < LOW_RAM_END ? mem : LOW_RAM_END, 0);
+	if (mem > LOW_RAM_END)
+		add_region(&vmm->ram, HIGH_RAM_START, mem - LOW_RAM_END, LOW_RAM_END);
+}
+
 void ram_create(struct vmm *vmm)
 {
 	struct ram *ram = &vmm->ram;
@@ -103,9 +113,7 @@ void ram_create(struct vmm *vmm)
 	const struct region *r;
 	unsigned int i;
 
-	add_region(ram, 0, mem < LOW_RAM_END ? mem : LOW_RAM_END, 0);
-	if (mem > LOW_RAM_END)
-		add_region(ram, HIGH_RAM_START, mem - LOW_RAM_END, LOW_RAM_END);
+	ram_layout(vmm);
 	ram->mapping = map_anonymous(mem, "address space for RAM");
 	ram->private = map_anonymous(mem / PAGE_SIZE, "page table of the VMM");
 	ram->fd = -1;

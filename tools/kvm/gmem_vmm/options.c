@@ -28,6 +28,13 @@ static const char usage[] =
 "  --cpus N           vCPUs, 1 to 4 (default 1)\n"
 "  --memory KIND      private: a SW_PROTECTED VM and one guest_memfd (default)\n"
 "                     ordinary: the same guest in ordinary memory, the baseline\n"
+"  --prefault         map all RAM before the guest runs, so that it never faults on\n"
+"                     RAM; what it converts is mapped again at once\n"
+"  --measure          give kernel, initrd and boot tables to /dev/kvm-gmem-soft to\n"
+"                     load and to measure, and print the digest; gmem_measure.sh\n"
+"                     computes the same from the same options\n"
+"  --dump-image       start no VM; write to standard output what --measure would\n"
+"                     measure: the address and the content of each page\n"
 "  -v, --verbose      report conversions and memory-fault exits on stderr as\n"
 "                     they happen, and list all exits by kind in the table\n"
 "  -h, --help         this text\n"
@@ -37,7 +44,8 @@ static const char usage[] =
 "\n"
 "Exit status: 0 the guest ended itself with value 0 and no privacy check failed;\n"
 "1 it ended otherwise, or something failed while it ran; 2 wrong arguments, a\n"
-"missing file, or a kernel without the feature; 128 + N stopped by signal N.\n";
+"missing file, or a kernel without the feature; 128 + N stopped by signal N.\n"
+"With --dump-image: 0 all is written; 1 writing failed; 2 as above.\n";
 
 static uint64_t parse_size(const char *text)
 {
@@ -90,6 +98,18 @@ static void check_file(const char *option, const char *path)
 		die(2, "%s %s: %s", option, path, strerror(errno));
 }
 
+/* Each option is right, some do not go together. */
+static void check_combination(const struct options *opt)
+{
+	if (opt->dump_image && opt->measure)
+		die(2, "--dump-image starts no VM: not with --measure, see --help");
+	if (opt->dump_image && opt->prefault)
+		die(2, "--dump-image starts no VM: not with --prefault, see --help");
+	if ((opt->dump_image || opt->measure) && !opt->private)
+		die(2, "%s is for private memory: not with --memory ordinary, see --help",
+		    opt->measure ? "--measure" : "--dump-image");
+}
+
 void parse_options(struct options *opt, int argc, char **argv)
 {
 	static const struct option options[] = {
@@ -99,6 +119,9 @@ void parse_options(struct options *opt, int argc, char **argv)
 		{ "mem",	required_argument,	NULL, 'm' },
 		{ "cpus",	required_argument,	NULL, 'c' },
 		{ "memory",	required_argument,	NULL, 't' },
+		{ "prefault",	no_argument,		NULL, 'p' },
+		{ "measure",	no_argument,		NULL, 'M' },
+		{ "dump-image",	no_argument,		NULL, 'd' },
 		{ "verbose",	no_argument,		NULL, 'v' },
 		{ "help",	no_argument,		NULL, 'h' },
 		{ }
@@ -129,6 +152,15 @@ void parse_options(struct options *opt, int argc, char **argv)
 		case 't':
 			opt->private = parse_memory(optarg);
 			break;
+		case 'p':
+			opt->prefault = true;
+			break;
+		case 'M':
+			opt->measure = true;
+			break;
+		case 'd':
+			opt->dump_image = true;
+			break;
 		case 'v':
 			opt->verbose = true;
 			break;
@@ -145,6 +177,7 @@ void parse_options(struct options *opt, int argc, char **argv)
 		die(2, "%s: unexpected argument, see --help", argv[optind]);
 	if (!opt->kernel)
 		die(2, "--kernel FILE is missing, see --help");
+	check_combination(opt);
 	check_file("--kernel", opt->kernel);
 	if (opt->initrd)
 		check_file("--initrd", opt->initrd);

@@ -52,9 +52,13 @@ static bool verdict(struct vmm *vmm, bool good, const char *fmt, ...)
 static bool user_space_reached(struct vmm *vmm)
 {
 	uint64_t pages = vmm->opt.mem / PAGE_SIZE;
+	unsigned int i;
 
-	if (!vmm->user_space_ns)
+	if (!vmm->user_space_ns) {
 		vmm->user_space_ns = now_ns();
+		for (i = 0; i < vmm->opt.cpus; i++)
+			stats_faults(&vmm->vcpu[i], &vmm->vcpu[i].at_user_space);
+	}
 	if (!vmm->opt.private)
 		return true;
 	return verdict(vmm, ram_private_pages(vmm) == pages,

@@ -77,6 +77,83 @@ static void print_boot_time(struct vmm *vmm)
 		printf("  boot to user space       not reported by the guest\n");
 }
 
+static void print_vcpu_faults(const struct vcpu *vcpu, const char *when,
+			      const struct fault_stats *stats)
+{
+	unsigned int i;
+
+	printf("    vCPU %u %-15s ", vcpu->id, when);
+	for (i = 0; i < NR_FAULT_STATS; i++)
+		printf("%s%s %llu", i ? ", " : "", fault_stat_names[i],
+		       (unsigned long long)stats->count[i]);
+	putchar('\n');
+}
+
+/* Two vCPUs may exit for the same page, and only the first maps it. */
+static uint64_t ram_faults(const struct fault_stats *stats)
+{
+	return stats->count[PF_FIXED] + stats->count[PF_SPURIOUS];
+}
+
+static void print_faults(struct vmm *vmm)
+{
+	unsigned long long booting = 0, all = 0;
+	struct fault_stats at_end[MAX_VCPUS];
+	unsigned int i;
+
+	for (i = 0; i < vmm->opt.cpus; i++) {
+		if (!stats_faults(&vmm->vcpu[i], &at_end[i])) {
+			printf("  page faults on RAM       unknown, KVM has no such statistics\n");
+			return;
+		}
+		booting += ram_faults(&vmm->vcpu[i].at_user_space);
+		all += ram_faults(&at_end[i]);
+	}
+	if (vmm->user_space_ns)
+		printf("  page faults on RAM       %llu before user space, %llu after\n",
+		       booting, all - booting);
+	else
+		printf("  page faults on RAM       %llu\n", all);
+	if (!vmm->opt.verbose)
+		return;
+	for (i = 0; i < vmm->opt.cpus; i++) {
+		if (vmm->user_space_ns)
+			print_vcpu_faults(&vmm->vcpu[i], "at user space",
+					  &vmm->vcpu[i].at_user_space);
+		print_vcpu_faults(&vmm->vcpu[i], "at the end", &at_end[i]);
+	}
+}
+
+/* Large mappings count as one: not mapped ahead, each would cost one fault. */
+static void print_prefault(struct vmm *vmm)
+{
+	const struct map_stats *m = &vmm->prefaulted;
+
+	if (!vmm->opt.prefault)
+		return;
+	print_bytes("mapped ahead", m->pages_4k + (m->pages_2m << 9) + (m->pages_1g << 18));
+	printf("  page faults avoided      up to %llu: mapped %llu of 4K, %llu of 2M, %llu of 1G\n",
+	       (unsigned long long)(m->pages_4k + m->pages_2m + m->pages_1g),
+	       (unsigned long long)m->pages_4k, (unsigned long long)m->pages_2m,
+	       (unsigned long long)m->pages_1g);
+}
+
+static void print_measurement(struct vmm *vmm)
+{
+	struct kvm_gmem_soft_status status;
+	unsigned int i;
+
+	if (!vmm->opt.measure)
+		return;
+	status = measure_status(vmm);
+	printf("  measurement              sha256:");
+	for (i = 0; i < sizeof(status.digest); i++)
+		printf("%02x", status.digest[i]);
+	printf("\n  back end                 %llu pages measured, %llu in use, %llu broken rules\n",
+	       (unsigned long long)status.populated, (unsigned long long)status.owned,
+	       (unsigned long long)status.violations);
+}
+
 void report(struct vmm *vmm)
 {
 	uint64_t pages = vmm->opt.mem / PAGE_SIZE;
@@ -92,6 +169,9 @@ void report(struct vmm *vmm)
 	print_bytes("RAM private", ram->private_pages);
 	print_bytes("RAM shared", pages - ram->private_pages);
 	print_file(vmm);
+	print_measurement(vmm);
+	print_prefault(vmm);
+	print_faults(vmm);
 	printf("  memory-fault exits       %llu\n", faults);
 	printf("  conversions              %llu to shared, %llu to private\n",
 	       (unsigned long long)ram->to_shared, (unsigned long long)ram->to_private);

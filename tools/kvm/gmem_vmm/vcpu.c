@@ -35,6 +35,7 @@ void vcpu_create(struct vmm *vmm, unsigned int id)
 	if (vcpu->run == MAP_FAILED)
 		die(1, "vCPU %u: mmap of kvm_run: %s", id, strerror(errno));
 	cpuid_set(vcpu);
+	vcpu->stats_fd = stats_open(vcpu->fd);
 	khz = ioctl(vcpu->fd, KVM_GET_TSC_KHZ, 0UL);
 	vmm->tsc_khz = khz > 0 ? khz : 0;
 }
@@ -113,22 +114,40 @@ static void handle_mmio(struct vcpu *vcpu)
 }
 
 /*
+ * With --prefault RAM is always mapped: also what was just converted, which the
+ * guest is about to use.  If yet another conversion overtakes this one, it maps
+ * what is right by then.
+ */
+static void prefault_converted(struct vcpu *vcpu, uint64_t gpa, uint64_t size)
+{
+	int ret = vcpu->vmm->opt.prefault ? prefault(vcpu, gpa, size) : 0;
+
+	if (ret)
+		vm_stop(vcpu->vmm, 1, "mapping gpa %#llx after conversion: %s",
+			(unsigned long long)gpa, strerror(-ret));
+}
+
+/*
  * MAP_GPA_RANGE(gpa, pages, attributes).  KVM checked alignment and wrap.  What
  * is not RAM is refused, so that the guest does not take it for converted.
  */
 static void handle_hypercall(struct vcpu *vcpu)
 {
 	struct kvm_run *run = vcpu->run;
+	uint64_t gpa, size;
 	int ret;
 
 	if (run->hypercall.nr != KVM_HC_MAP_GPA_RANGE) {
 		run->hypercall.ret = -KVM_ENOSYS;
 		return;
 	}
-	ret = ram_convert(vcpu->vmm, run->hypercall.args[0],
-			  run->hypercall.args[1] * PAGE_SIZE,
+	gpa = run->hypercall.args[0];
+	size = run->hypercall.args[1] * PAGE_SIZE;
+	ret = ram_convert(vcpu->vmm, gpa, size,
 			  run->hypercall.args[2] & KVM_MAP_GPA_RANGE_ENCRYPTED);
 	run->hypercall.ret = ret ? -KVM_EINVAL : 0;
+	if (!ret)
+		prefault_converted(vcpu, gpa, size);
 }
 
 /*
@@ -160,6 +179,8 @@ static void handle_memory_fault(struct vcpu *vcpu)
 		vm_stop(vmm, 1, "memory fault at gpa %#llx, %s access: %s",
 			(unsigned long long)fault.gpa, private ? "private" : "shared",
 			strerror(-ret));
+	else
+		prefault_converted(vcpu, fault.gpa, fault.size);
 }
 
 static void handle_exit(struct vcpu *vcpu)

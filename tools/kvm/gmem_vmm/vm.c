@@ -57,6 +57,12 @@ static void require_guest_memfd(struct vmm *vmm)
 		die(2, "/dev/kvm: the VM has no KVM_CAP_GUEST_MEMFD; try --memory ordinary");
 }
 
+static void require_prefault(struct vmm *vmm)
+{
+	if (ioctl(vmm->vm_fd, KVM_CHECK_EXTENSION, KVM_CAP_PRE_FAULT_MEMORY) <= 0)
+		die(2, "/dev/kvm: the VM has no KVM_CAP_PRE_FAULT_MEMORY: --prefault needs a kernel with CONFIG_KVM_SW_PROTECTED_VM and the TDP MMU on");
+}
+
 /* Leave KVM_HC_MAP_GPA_RANGE to us: KVM itself never converts memory. */
 static void take_hypercall(struct vmm *vmm)
 {
@@ -112,6 +118,9 @@ void vm_create(struct vmm *vmm)
 		require_guest_memfd(vmm);
 		take_hypercall(vmm);
 	}
+	if (vmm->opt.prefault)
+		require_prefault(vmm);
+	vmm->stats_fd = stats_open(vmm->vm_fd);
 	create_irqchip(vmm);
 }
 
