@@ -12,7 +12,8 @@ Usage: test.sh [OPTION]... [[--test] NAME|base|project]...
 
 Builds the kernel of a configuration and the KVM selftests, boots it in QEMU and
 runs the tests. Prints a line per test, and at the end a line with the totals.
-Tests that report their cases are counted by case.
+Tests that report their cases are counted by case. A test whose guest QEMU has
+lost, see scripts/init, runs again, twice at most; a line "again NAME" says so.
 
 Tests:
   NAME      a test, as its makefile calls it; the directory may be left out
