@@ -191,7 +191,8 @@ static int handle_memory_failure(struct address_space *mapping,
 
 const struct address_space_operations kvm_gmem_aops = {
 	.dirty_folio		= noop_dirty_folio,
-	.free_folio		= check_freed,
+	.free_folio		= IS_ENABLED(CONFIG_KVM_GMEM_SOFT_BACKEND) ?
+				  check_freed : NULL,
 	.migrate_folio		= refuse_to_migrate,
 	.error_remove_page	= handle_memory_failure,
 };
