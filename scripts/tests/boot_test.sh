@@ -72,10 +72,11 @@ trap '' TERM
 while :; do sleep 1; done
 EOF
 guest orphan.sh <<'EOF'
-(trap '' TERM; sleep 1000) &
+(trap '' TERM; tail -f /dev/null) &
 EOF
 guest no_orphan.sh <<'EOF'
-! pidof sleep
+# Not sleep: /init does that itself.
+! pidof tail
 EOF
 guest complain.sh <<'EOF'
 echo "WARNING: CPU: 0 PID: 1 at mm/example.c:1" >/dev/kmsg
