@@ -207,10 +207,11 @@ cp -- "$REPO/scripts/init" "$root/init"
 # thread=single: with a thread for each processor QEMU 7.2 loses nested guests
 # now and then, see scripts/init, and sometimes a processor that is in such a guest: it
 # takes no interrupt any more, and the others wait for it for ever.
+# numa=fake: two nodes out of one, for tests of memory policies.
 set -- -accel "tcg,thread=${TCG_THREAD:-single}" -cpu "$cpu" -smp "$smp" -m "$mem" \
 	-nodefaults -display none -no-reboot \
 	-kernel "$kernel" -initrd "$work/initrd" \
-	-append "console=ttyS0 log_buf_len=4M panic=-1 printk.devkmsg=on no_timer_check $append"
+	-append "console=ttyS0 log_buf_len=4M panic=-1 printk.devkmsg=on no_timer_check numa=fake=2 $append"
 
 if [ "$mode" = shell ]; then
 	qemu-system-x86_64 "$@" -serial mon:stdio
