@@ -67,6 +67,20 @@ static inline bool kvm_slot_can_be_private(const struct kvm_memory_slot *slot)
 }
 
 /**
+ * kvm_slot_is_gmem_only - is the file all the memory that a memslot has
+ * @slot: memslot, may be NULL
+ *
+ * True for a file with GUEST_MEMFD_FLAG_MMAP: shared pages are in the file like
+ * private ones, so the guest never gets a page from userspace_addr, which is at
+ * most where the VMM has mapped the file.  Does not change during the life of a
+ * memslot.
+ */
+static inline bool kvm_slot_is_gmem_only(const struct kvm_memory_slot *slot)
+{
+	return slot && slot->gmem.only;
+}
+
+/**
  * kvm_get_memory_attributes - attributes of a gfn
  * @kvm: the VM
  * @gfn: any gfn, in a memslot or not
@@ -318,6 +332,70 @@ bool kvm_gmem_vcpu_cmpxchg_guest(struct kvm_vcpu *vcpu, gpa_t gpa, void *old,
 				 const void *new, unsigned int size, int *r);
 
 /**
+ * struct kvm_gmem_kmap - a private page that KVM itself is using
+ * @kvm: the VM
+ * @kaddr: where the page is mapped
+ */
+struct kvm_gmem_kmap {
+	struct kvm *kvm;
+	void *kaddr;
+};
+
+/**
+ * kvm_gmem_kmap_guest - map the page of a gfn for KVM, if that is private
+ * @kvm: the VM
+ * @slot: memslot of @gfn, or NULL if there is none
+ * @gfn: the gfn
+ * @map: filled in on success
+ *
+ * For several accesses that belong together.  mmu_lock is held for reading until
+ * kvm_gmem_kunmap_guest(): no conversion and no hole comes in between, and the
+ * caller must not sleep.  May itself sleep.
+ *
+ * Return: 0 if mapped, 1 if @gfn is shared, or an errno as kvm_gmem_access_guest()
+ */
+int kvm_gmem_kmap_guest(struct kvm *kvm, struct kvm_memory_slot *slot,
+			gfn_t gfn, struct kvm_gmem_kmap *map);
+
+/**
+ * kvm_gmem_try_kmap_guest - the same without sleeping or waiting
+ * @kvm: the VM, kvm->srcu is held
+ * @slot: as above, from the current memslots
+ * @gfn: as above
+ * @map: as above
+ *
+ * For a hint that can be left out, from anywhere but interrupts.
+ *
+ * Return: as above, -EAGAIN also if the page is being converted or removed, the
+ * file does not have it, or somebody waits for mmu_lock
+ */
+int kvm_gmem_try_kmap_guest(struct kvm *kvm, struct kvm_memory_slot *slot,
+			    gfn_t gfn, struct kvm_gmem_kmap *map);
+
+/**
+ * kvm_gmem_kunmap_guest - end the use of a page
+ * @map: from one of the above
+ */
+void kvm_gmem_kunmap_guest(struct kvm_gmem_kmap *map);
+
+/**
+ * kvm_gmem_slot_to_pfn - pfn of a gfn for KVM to keep, if that is private
+ * @kvm: the VM
+ * @slot: memslot of @gfn, or NULL if there is none
+ * @gfn: the gfn
+ * @pfn: the page with a reference, or an error pfn
+ *
+ * For what would otherwise come from the host virtual address.  The page is the
+ * right one at that moment.  The reference does not keep it in the file: who needs
+ * to know that it has left, asks kvm_gfn_invalidate_pending() and
+ * kvm->mmu_invalidate_seq.  May sleep.
+ *
+ * Return: false if @gfn is shared, nothing is done then.
+ */
+bool kvm_gmem_slot_to_pfn(struct kvm *kvm, struct kvm_memory_slot *slot,
+			  gfn_t gfn, kvm_pfn_t *pfn);
+
+/**
  * kvm_gmem_refuse_pre_fault - forbid or allow to map memory before a VM runs
  * @kvm: the VM
  * @refuse: whether KVM_MAP_MEMORY and KVM_PRE_FAULT_MEMORY fail with EOPNOTSUPP
@@ -374,6 +452,11 @@ static inline bool kvm_slot_can_be_private(const struct kvm_memory_slot *slot)
 	return false;
 }
 
+static inline bool kvm_slot_is_gmem_only(const struct kvm_memory_slot *slot)
+{
+	return false;
+}
+
 static inline bool kvm_mem_is_private(struct kvm *kvm, gfn_t gfn)
 {
 	return false;
@@ -390,6 +473,13 @@ static inline bool kvm_gmem_access_guest(struct kvm *kvm,
 					 gfn_t gfn, void *data,
 					 unsigned int offset, unsigned int len,
 					 bool write, int *r)
+{
+	return false;
+}
+
+static inline bool kvm_gmem_slot_to_pfn(struct kvm *kvm,
+					struct kvm_memory_slot *slot, gfn_t gfn,
+					kvm_pfn_t *pfn)
 {
 	return false;
 }

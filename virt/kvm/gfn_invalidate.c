@@ -38,6 +38,33 @@ void kvm_gfn_invalidate_begin(struct kvm *kvm)
 }
 
 /*
+ * The caches hold no reference to their page, be it the file's or the alias.
+ * Waits for users, and for KVM_GUEST_USES_PFN until the vCPUs have left the guest.
+ * Whoever fills a cache meanwhile finds the range, see hva_to_pfn_retry().
+ */
+static void invalidate_caches(struct kvm *kvm, gfn_t start, gfn_t end)
+{
+	struct gfn_to_pfn_cache *gpc;
+	bool evict_vcpus = false;
+	gfn_t gfn;
+
+	spin_lock(&kvm->gpc_lock);
+	list_for_each_entry(gpc, &kvm->gpc_list, list) {
+		write_lock_irq(&gpc->lock);
+		gfn = gpa_to_gfn(gpc->gpa);
+		if (gpc->valid && gfn >= start && gfn < end) {
+			gpc->valid = false;
+			evict_vcpus |= gpc->usage & KVM_GUEST_USES_PFN;
+		}
+		write_unlock_irq(&gpc->lock);
+	}
+	spin_unlock(&kvm->gpc_lock);
+
+	if (evict_vcpus)
+		kvm_make_all_cpus_request(kvm, KVM_REQ_OUTSIDE_GUEST_MODE);
+}
+
+/*
  * As for the mmu_notifier, the range is the union of what all invalidations in
  * progress have added and shrinks only when the last one ends: they are short
  * and rarely concurrent.
@@ -50,6 +77,7 @@ void kvm_gfn_invalidate_add(struct kvm *kvm, gfn_t start, gfn_t end)
 	WRITE_ONCE(kvm->gfn_invalidate.start,
 		   min(kvm->gfn_invalidate.start, start));
 	WRITE_ONCE(kvm->gfn_invalidate.end, max(kvm->gfn_invalidate.end, end));
+	invalidate_caches(kvm, start, end);
 }
 
 /*

@@ -6,9 +6,10 @@
  * and the folios.  The file is one VM's view of it, it owns the bindings to
  * memslots and pins the VM.
  *
- * The file has no read, write or mmap: memory that user space cannot reach
- * cannot be leaked or corrupted by it.  The folios are freed in release and not
- * when the inode is evicted, because the module may be unloaded in between.
+ * Unless a flag asks for it the file has no mmap and no write, and it never has
+ * a read: memory that user space cannot reach cannot be leaked or corrupted by it.
+ * The folios are freed in release and not when the inode is evicted, because the
+ * module may be unloaded in between.
  */
 
 #include <linux/anon_inodes.h>
@@ -23,13 +24,14 @@ static int punch_hole(struct inode *inode, struct kvm_gmem *gmem,
 		      loff_t offset, loff_t len)
 {
 	struct address_space *mapping = inode->i_mapping;
+	int r;
 
 	filemap_invalidate_lock(mapping);
-	kvm_gmem_remove_pages(gmem, mapping, offset >> PAGE_SHIFT,
-			      (offset + len) >> PAGE_SHIFT);
+	r = kvm_gmem_remove_pages(gmem, mapping, offset >> PAGE_SHIFT,
+				  (offset + len) >> PAGE_SHIFT);
 	filemap_invalidate_unlock(mapping);
 
-	return 0;
+	return r;
 }
 
 static long kvm_gmem_fallocate(struct file *file, int mode, loff_t offset,
@@ -56,6 +58,13 @@ static long kvm_gmem_fallocate(struct file *file, int mode, loff_t offset,
 	return r ? r : file_modified(file);
 }
 
+/* No SEEK_DATA and SEEK_HOLE: what is there changes without the file's user. */
+static loff_t kvm_gmem_llseek(struct file *file, loff_t offset, int whence)
+{
+	return fixed_size_llseek(file, offset, whence,
+				 i_size_read(file_inode(file)));
+}
+
 static int kvm_gmem_release(struct inode *inode, struct file *file)
 {
 	struct kvm_gmem *gmem = file->private_data;
@@ -64,6 +73,8 @@ static int kvm_gmem_release(struct inode *inode, struct file *file)
 	kvm_gmem_invalidate_pages(gmem->kvm, inode->i_mapping, 0, ULONG_MAX);
 	/* Waits for a memory failure being handled, which uses @gmem. */
 	truncate_inode_pages_final(inode->i_mapping);
+	kvm_gmem_policy_destroy(&kvm_gmem_inode(inode)->policy);
+	kfree(kvm_gmem_inode(inode));
 	kvm_gmem_free(gmem);
 
 	return 0;
@@ -71,7 +82,10 @@ static int kvm_gmem_release(struct inode *inode, struct file *file)
 
 /* Not const: the owner is known only when the module is loaded. */
 static struct file_operations kvm_gmem_fops = {
-	.llseek		= no_llseek,
+	.llseek		= kvm_gmem_llseek,
+	.write_iter	= kvm_gmem_write_iter,
+	.mmap		= kvm_gmem_mmap,
+	.get_unmapped_area = thp_get_unmapped_area,
 	.release	= kvm_gmem_release,
 	.fallocate	= kvm_gmem_fallocate,
 };
@@ -107,29 +121,65 @@ struct kvm_gmem *kvm_gmem_from_file(struct file *file)
 	return file->f_op == &kvm_gmem_fops ? file->private_data : NULL;
 }
 
-static struct file *create_file(struct kvm *kvm, loff_t size)
+/* All flags that @kvm supports, or that some VM does if NULL. */
+u64 kvm_gmem_supported_flags(struct kvm *kvm)
 {
+	u64 flags = GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_WRITE;
+
+	if (!kvm_arch_supports_gmem(kvm))
+		return 0;
+	/* With private memory the VM's attributes tell what is shared. */
+	if (!kvm || !kvm_arch_has_private_mem(kvm))
+		flags |= GUEST_MEMFD_FLAG_INIT_SHARED;
+
+	return flags;
+}
+
+static struct file *create_file(struct kvm *kvm, loff_t size, u64 flags)
+{
+	struct kvm_gmem_inode *private;
 	struct kvm_gmem *gmem;
 	struct inode *inode;
 	struct file *file;
 
-	gmem = kvm_gmem_alloc(kvm);
-	if (!gmem)
+	private = kzalloc(sizeof(*private), GFP_KERNEL_ACCOUNT);
+	if (!private)
 		return ERR_PTR(-ENOMEM);
+
+	gmem = kvm_gmem_alloc(kvm);
+	if (!gmem) {
+		kfree(private);
+		return ERR_PTR(-ENOMEM);
+	}
 
 	/* An inode of its own, and LSMs may deny it by the name. */
 	file = anon_inode_getfile_secure("[kvm-gmem]", &kvm_gmem_fops, gmem,
 					 O_RDWR, NULL);
 	if (IS_ERR(file)) {
 		kvm_gmem_free(gmem);
+		kfree(private);
 		return file;
 	}
 	file->f_flags |= O_LARGEFILE;
+	/* A position is of use for write() only. */
+	if (flags & GUEST_MEMFD_FLAG_WRITE)
+		file->f_mode |= FMODE_PREAD | FMODE_PWRITE | FMODE_ATOMIC_POS;
+	else
+		file->f_mode &= ~(FMODE_LSEEK | FMODE_CAN_WRITE);
 
 	inode = file_inode(file);
+	private->flags = flags;
+	/* Converted in place, the pages of a folio could differ. */
+	if (!(flags & GUEST_MEMFD_FLAG_MMAP) || !kvm_arch_has_private_mem(kvm))
+		private->max_order = kvm_gmem_max_order();
+	if (private->max_order)
+		mapping_set_large_folios(inode->i_mapping);
+	kvm_gmem_policy_init(&private->policy);
+	inode->i_private = private;
 	inode->i_op = &kvm_gmem_iops;
 	inode->i_mapping->a_ops = &kvm_gmem_aops;
 	inode->i_mapping->private_data = gmem;
+	gmem->mapping = inode->i_mapping;
 	inode->i_mode |= S_IFREG;
 	inode->i_size = size;
 	/* Not movable: memory from there would be pinned forever. */
@@ -148,7 +198,7 @@ int kvm_gmem_create(struct kvm *kvm, struct kvm_create_guest_memfd *args)
 
 	if (!kvm_arch_supports_gmem(kvm))
 		return -ENOTTY;
-	if (args->flags)
+	if (args->flags & ~kvm_gmem_supported_flags(kvm))
 		return -EINVAL;
 	if (size <= 0 || !PAGE_ALIGNED(size))
 		return -EINVAL;
@@ -157,7 +207,7 @@ int kvm_gmem_create(struct kvm *kvm, struct kvm_create_guest_memfd *args)
 	if (fd < 0)
 		return fd;
 
-	file = create_file(kvm, size);
+	file = create_file(kvm, size, args->flags);
 	if (IS_ERR(file)) {
 		put_unused_fd(fd);
 		return PTR_ERR(file);

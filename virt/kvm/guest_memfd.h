@@ -19,8 +19,11 @@
  * of being protected by the invalidate lock.
  */
 
+#include <linux/fs.h>
 #include <linux/kvm_gmem.h>
+#include <linux/mempolicy.h>
 #include <linux/mutex.h>
+#include <linux/pagemap.h>
 #include <linux/xarray.h>
 
 struct module;
@@ -36,11 +39,33 @@ struct kvm_gmem {
 	/* Excludes users of the slots in @bindings from bind and unbind. */
 	struct mutex bindings_lock;
 	/*
-	 * File offset in pages to memslot.  Written under kvm->slots_lock and
-	 * bindings_lock, read under either.
+	 * File offset in pages to memslot.  Written under kvm->slots_lock,
+	 * bindings_lock and, before release, the invalidate lock; read under
+	 * any of them.
 	 */
 	struct xarray bindings;
+	struct address_space *mapping;
+	/* See kvm_gmem_hold_mappings(). */
+	struct list_head held;
 };
+
+/*
+ * What is a property of the memory rather than of a VM's view of it.  Freed with
+ * the only file, which every mapping pins.
+ */
+struct kvm_gmem_inode {
+	/* GUEST_MEMFD_FLAG_* */
+	u64 flags;
+	/* Of a folio: 0 or that of a PMD. */
+	unsigned int max_order;
+	/* By offset in pages. */
+	struct shared_policy policy;
+};
+
+static inline struct kvm_gmem_inode *kvm_gmem_inode(struct inode *inode)
+{
+	return inode->i_private;
+}
 
 static inline pgoff_t kvm_gmem_slot_index(const struct kvm_memory_slot *slot,
 					  gfn_t gfn)
@@ -48,10 +73,31 @@ static inline pgoff_t kvm_gmem_slot_index(const struct kvm_memory_slot *slot,
 	return gfn - slot->base_gfn + slot->gmem.pgoff;
 }
 
+static inline gfn_t kvm_gmem_slot_gfn(const struct kvm_memory_slot *slot,
+				      pgoff_t index)
+{
+	return slot->base_gfn + index - slot->gmem.pgoff;
+}
+
 /* guest_memfd.c: the file */
 void kvm_gmem_init(struct module *module);
 int kvm_gmem_create(struct kvm *kvm, struct kvm_create_guest_memfd *args);
+u64 kvm_gmem_supported_flags(struct kvm *kvm);
 struct kvm_gmem *kvm_gmem_from_file(struct file *file);
+
+/* guest_memfd_mmap.c: user space's mappings */
+int kvm_gmem_mmap(struct file *file, struct vm_area_struct *vma);
+void kvm_gmem_unmap_user(struct address_space *mapping, pgoff_t start,
+			 pgoff_t end);
+int kvm_gmem_take_from_user(struct kvm_memory_slot *slot, gfn_t start,
+			    gfn_t end);
+void kvm_gmem_give_to_user(struct kvm_memory_slot *slot, gfn_t start, gfn_t end);
+void kvm_gmem_hold_mappings(struct kvm *kvm, gfn_t start, gfn_t end,
+			    struct list_head *held);
+void kvm_gmem_release_mappings(struct list_head *held);
+
+/* guest_memfd_write.c: contents from user space without a mapping */
+ssize_t kvm_gmem_write_iter(struct kiocb *iocb, struct iov_iter *from);
 
 /* guest_memfd_binding.c: memslots on a file */
 struct kvm_gmem *kvm_gmem_alloc(struct kvm *kvm);
@@ -69,13 +115,44 @@ struct page *kvm_gmem_find_page(struct kvm_memory_slot *slot, gfn_t gfn);
 
 /* guest_memfd_folio.c: the memory */
 extern const struct address_space_operations kvm_gmem_aops;
+unsigned int kvm_gmem_max_order(void);
+unsigned int kvm_gmem_wanted_order(struct inode *inode, pgoff_t index);
+gfp_t kvm_gmem_gfp(struct address_space *mapping, unsigned int order);
 struct folio *kvm_gmem_get_folio(struct inode *inode, pgoff_t index);
+int kvm_gmem_add_folio(struct address_space *mapping, struct folio *folio,
+		       pgoff_t index);
 struct folio *kvm_gmem_add_empty_folio(struct address_space *mapping,
 				       pgoff_t index);
 void kvm_gmem_zero_folio(struct folio *folio);
 int kvm_gmem_allocate(struct inode *inode, pgoff_t start, pgoff_t end);
-void kvm_gmem_remove_pages(struct kvm_gmem *gmem, struct address_space *mapping,
-			   pgoff_t start, pgoff_t end);
+int kvm_gmem_remove_pages(struct kvm_gmem *gmem, struct address_space *mapping,
+			  pgoff_t start, pgoff_t end);
+
+/* guest_memfd_mempolicy.c: on which node the memory is allocated */
+#ifdef CONFIG_NUMA
+void kvm_gmem_policy_init(struct shared_policy *policy);
+void kvm_gmem_policy_destroy(struct shared_policy *policy);
+int kvm_gmem_set_policy(struct vm_area_struct *vma, struct mempolicy *new);
+struct mempolicy *kvm_gmem_get_policy(struct vm_area_struct *vma,
+				      unsigned long addr);
+struct folio *kvm_gmem_alloc_folio(struct inode *inode, pgoff_t index,
+				   gfp_t gfp, unsigned int order);
+#else
+static inline void kvm_gmem_policy_init(struct shared_policy *policy)
+{
+}
+
+static inline void kvm_gmem_policy_destroy(struct shared_policy *policy)
+{
+}
+
+static inline struct folio *kvm_gmem_alloc_folio(struct inode *inode,
+						 pgoff_t index, gfp_t gfp,
+						 unsigned int order)
+{
+	return filemap_alloc_folio(gfp, order);
+}
+#endif
 
 /* guest_memfd_backend.c: what a back end has to say */
 void kvm_gmem_backend_destroy(struct kvm *kvm);
@@ -107,6 +184,8 @@ int kvm_set_memory_attributes(struct kvm *kvm,
 bool kvm_handle_shared_gfns(struct kvm *kvm, const struct kvm_gfn_range *range,
 			    bool (*handler)(struct kvm *kvm,
 					    struct kvm_gfn_range *range));
+bool kvm_next_gfns(struct kvm *kvm, bool private, gfn_t *start, gfn_t *past,
+		   gfn_t end);
 
 /* gfn_invalidate.c: holding faults off a range of gfns */
 void kvm_gfn_invalidate_begin(struct kvm *kvm);
@@ -155,6 +234,11 @@ static inline void kvm_memory_attributes_init(struct kvm *kvm)
 
 static inline void kvm_memory_attributes_destroy(struct kvm *kvm)
 {
+}
+
+static inline u64 kvm_gmem_supported_flags(struct kvm *kvm)
+{
+	return 0;
 }
 
 static inline u64 kvm_supported_memory_attributes(struct kvm *kvm)

@@ -2,7 +2,7 @@
 /*
  * KVM's own accesses to private gfns: instruction fetch and operands of the
  * emulator, walks of the guest's page tables, kvm_read_guest() and
- * kvm_write_guest().
+ * kvm_write_guest(), structures that KVM and the guest share for long.
  *
  * Where the host is trusted with private memory they use the file's page through
  * the kernel mapping; on other VMs, and where there is no page to use, they fail.
@@ -12,17 +12,12 @@
  * it: a conversion or a hole waits for it or is seen by it.
  */
 
+#include <linux/fs.h>
 #include <linux/highmem.h>
 #include <linux/pagemap.h>
 
 #include "guest_memfd.h"
 #include "kvm_mm.h"
-
-struct private_page {
-	struct kvm *kvm;
-	struct page *page;
-	void *kaddr;
-};
 
 static int may_access(struct kvm *kvm, struct kvm_memory_slot *slot)
 {
@@ -33,14 +28,13 @@ static int may_access(struct kvm *kvm, struct kvm_memory_slot *slot)
 }
 
 /*
- * Return 1 if the gfn is shared, 0 with mmu_lock held and the page mapped, or an
- * errno.
+ * Return 1 if the gfn is shared, 0 with mmu_lock held and a reference to the page,
+ * or an errno.
  */
-static int map_private_page(struct kvm *kvm, struct kvm_memory_slot *slot,
-			    gfn_t gfn, struct private_page *p)
+static int lock_private_page(struct kvm *kvm, struct kvm_memory_slot *slot,
+			     gfn_t gfn, kvm_pfn_t *pfn)
 {
 	unsigned long seq;
-	kvm_pfn_t pfn;
 	int r;
 
 	for (;;) {
@@ -56,48 +50,139 @@ static int map_private_page(struct kvm *kvm, struct kvm_memory_slot *slot,
 
 		/* Do not allocate into a hole that is being punched. */
 		if (!kvm_gfn_invalidate_pending(kvm, gfn, gfn + 1)) {
-			r = kvm_gmem_get_pfn(kvm, slot, gfn, &pfn, NULL);
+			r = kvm_gmem_get_pfn(kvm, slot, gfn, pfn, NULL);
 			if (r && r != -EAGAIN)
 				return r;
 			if (!r) {
 				KVM_MMU_READ_LOCK(kvm);
 				if (!kvm_gfn_invalidate_retry(kvm, seq, gfn))
-					break;
+					return 0;
 				KVM_MMU_READ_UNLOCK(kvm);
-				put_page(pfn_to_page(pfn));
+				put_page(pfn_to_page(*pfn));
 			}
 		}
 		cond_resched();
 	}
+}
 
-	p->kvm = kvm;
-	p->page = pfn_to_page(pfn);
-	p->kaddr = kmap_local_page(p->page);
+/*
+ * Pages leave the file within brackets only, which begin with mmu_lock held for
+ * write.  As long as it is held here, the reference of the page cache is enough, and
+ * dropping the caller's does not free anything.
+ */
+static void map_page(struct kvm *kvm, struct page *page,
+		     struct kvm_gmem_kmap *map)
+{
+	map->kvm = kvm;
+	map->kaddr = kmap_local_page(page);
+	put_page(page);
+}
+
+int kvm_gmem_kmap_guest(struct kvm *kvm, struct kvm_memory_slot *slot,
+			gfn_t gfn, struct kvm_gmem_kmap *map)
+{
+	kvm_pfn_t pfn;
+	int r = lock_private_page(kvm, slot, gfn, &pfn);
+
+	if (!r)
+		map_page(kvm, pfn_to_page(pfn), map);
+
+	return r;
+}
+
+/*
+ * The page with a reference, if the file has it and it can be used.
+ *
+ * No reference to the file is needed, dropping one could sleep.  Its release
+ * clears the pointer in the slot, then takes mmu_lock for write to invalidate, and
+ * frees page and file after that: as long as mmu_lock is held here, a pointer
+ * that is set leads to a file that is alive.
+ */
+static struct page *find_page_locked(struct kvm *kvm,
+				     struct kvm_memory_slot *slot, gfn_t gfn)
+{
+	struct file *file = READ_ONCE(slot->gmem.file);
+	struct page *page;
+
+	lockdep_assert_held(&kvm->mmu_lock);
+
+	if (!file)
+		return NULL;
+
+	page = find_get_page(file_inode(file)->i_mapping,
+			     kvm_gmem_slot_index(slot, gfn));
+	if (page && (PageHWPoison(page) || !folio_test_uptodate(page_folio(page)))) {
+		put_page(page);
+		page = NULL;
+	}
+
+	return page;
+}
+
+int kvm_gmem_try_kmap_guest(struct kvm *kvm, struct kvm_memory_slot *slot,
+			    gfn_t gfn, struct kvm_gmem_kmap *map)
+{
+	struct page *page = NULL;
+	int r;
+
+	if (!kvm_mem_is_private(kvm, gfn))
+		return 1;
+	r = may_access(kvm, slot);
+	if (r)
+		return r;
+
+	/* To drop the lock there may wake up a task that waits for it. */
+	if (IS_ENABLED(CONFIG_PREEMPT_RT) || !KVM_MMU_READ_TRYLOCK(kvm))
+		return -EAGAIN;
+
+	if (!kvm_gfn_invalidate_pending(kvm, gfn, gfn + 1) &&
+	    kvm_mem_is_private(kvm, gfn))
+		page = find_page_locked(kvm, slot, gfn);
+	if (!page) {
+		KVM_MMU_READ_UNLOCK(kvm);
+		return -EAGAIN;
+	}
+
+	map_page(kvm, page, map);
 	return 0;
 }
 
-static void unmap_private_page(struct private_page *p)
+void kvm_gmem_kunmap_guest(struct kvm_gmem_kmap *map)
 {
-	kunmap_local(p->kaddr);
-	KVM_MMU_READ_UNLOCK(p->kvm);
-	put_page(p->page);
+	kunmap_local(map->kaddr);
+	KVM_MMU_READ_UNLOCK(map->kvm);
+}
+
+bool kvm_gmem_slot_to_pfn(struct kvm *kvm, struct kvm_memory_slot *slot,
+			  gfn_t gfn, kvm_pfn_t *pfn)
+{
+	int r = lock_private_page(kvm, slot, gfn, pfn);
+
+	if (r > 0)
+		return false;
+	if (r)
+		*pfn = KVM_PFN_ERR_FAULT;
+	else
+		KVM_MMU_READ_UNLOCK(kvm);
+
+	return true;
 }
 
 bool kvm_gmem_access_guest(struct kvm *kvm, struct kvm_memory_slot *slot,
 			   gfn_t gfn, void *data, unsigned int offset,
 			   unsigned int len, bool write, int *r)
 {
-	struct private_page p;
+	struct kvm_gmem_kmap map;
 
-	*r = map_private_page(kvm, slot, gfn, &p);
+	*r = kvm_gmem_kmap_guest(kvm, slot, gfn, &map);
 	if (*r)
 		return *r < 0;
 
 	if (write)
-		memcpy(p.kaddr + offset, data, len);
+		memcpy(map.kaddr + offset, data, len);
 	else
-		memcpy(data, p.kaddr + offset, len);
-	unmap_private_page(&p);
+		memcpy(data, map.kaddr + offset, len);
+	kvm_gmem_kunmap_guest(&map);
 
 	return true;
 }
@@ -177,10 +262,10 @@ bool kvm_gmem_vcpu_cmpxchg_guest(struct kvm_vcpu *vcpu, gpa_t gpa, void *old,
 				 const void *new, unsigned int size, int *r)
 {
 	gfn_t gfn = gpa_to_gfn(gpa);
-	struct private_page p;
+	struct kvm_gmem_kmap map;
 
-	*r = map_private_page(vcpu->kvm, kvm_vcpu_gfn_to_memslot(vcpu, gfn),
-			      gfn, &p);
+	*r = kvm_gmem_kmap_guest(vcpu->kvm, kvm_vcpu_gfn_to_memslot(vcpu, gfn),
+				 gfn, &map);
 	if (*r > 0)
 		return false;
 	if (*r) {
@@ -188,8 +273,8 @@ bool kvm_gmem_vcpu_cmpxchg_guest(struct kvm_vcpu *vcpu, gpa_t gpa, void *old,
 		return true;
 	}
 
-	*r = cmpxchg_at(p.kaddr + offset_in_page(gpa), old, new, size);
-	unmap_private_page(&p);
+	*r = cmpxchg_at(map.kaddr + offset_in_page(gpa), old, new, size);
+	kvm_gmem_kunmap_guest(&map);
 
 	return true;
 }

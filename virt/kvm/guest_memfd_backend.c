@@ -51,7 +51,8 @@ int kvm_gmem_prepare(struct kvm *kvm, struct address_space *mapping,
 	unsigned long nr;
 	int r;
 
-	if (!ops)
+	/* In a file that is all of a memslot's memory it may be shared. */
+	if (!ops || !kvm_mem_is_private(kvm, gfn))
 		return 0;
 
 	if (ops->max_order)

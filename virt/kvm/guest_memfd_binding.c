@@ -33,6 +33,7 @@ struct kvm_gmem *kvm_gmem_alloc(struct kvm *kvm)
 		return NULL;
 
 	mutex_init(&gmem->bindings_lock);
+	INIT_LIST_HEAD(&gmem->held);
 	xa_init_flags(&gmem->bindings, XA_FLAGS_ACCOUNT);
 	kvm_get_kvm(kvm);
 	gmem->kvm = kvm;
@@ -50,11 +51,6 @@ void kvm_gmem_free(struct kvm_gmem *gmem)
 	kfree(gmem);
 	/* Last, it may destroy the VM. */
 	kvm_put_kvm(kvm);
-}
-
-static gfn_t slot_index_to_gfn(const struct kvm_memory_slot *slot, pgoff_t index)
-{
-	return slot->base_gfn + index - slot->gmem.pgoff;
 }
 
 /*
@@ -80,8 +76,8 @@ void kvm_gmem_invalidate_begin(struct kvm_gmem *gmem, pgoff_t start,
 			continue;
 		prev = slot;
 
-		kvm_gfn_invalidate_add(kvm, slot_index_to_gfn(slot, first),
-				       slot_index_to_gfn(slot, past));
+		kvm_gfn_invalidate_add(kvm, kvm_gmem_slot_gfn(slot, first),
+				       kvm_gmem_slot_gfn(slot, past));
 		/*
 		 * Before the slot is ready, nothing is mapped through it and
 		 * its rmaps may not exist.  If it becomes active from here on,
@@ -89,8 +85,8 @@ void kvm_gmem_invalidate_begin(struct kvm_gmem *gmem, pgoff_t start,
 		 */
 		if (!smp_load_acquire(&slot->gmem.ready))
 			continue;
-		kvm_gfn_invalidate_range(kvm, slot, slot_index_to_gfn(slot, first),
-					 slot_index_to_gfn(slot, past));
+		kvm_gfn_invalidate_range(kvm, slot, kvm_gmem_slot_gfn(slot, first),
+					 kvm_gmem_slot_gfn(slot, past));
 	}
 	KVM_MMU_UNLOCK(kvm);
 	mutex_unlock(&gmem->bindings_lock);
@@ -142,6 +138,33 @@ static int store_binding(struct kvm_gmem *gmem, struct kvm_memory_slot *slot,
 	return r;
 }
 
+static void forget_binding(struct kvm_gmem *gmem, struct kvm_memory_slot *slot)
+{
+	mutex_lock(&gmem->bindings_lock);
+	erase_binding(gmem, slot);
+	mutex_unlock(&gmem->bindings_lock);
+}
+
+/*
+ * Somebody may still hold a page from when it was shared, elsewhere, while the gfn
+ * where it is going to be is private already.
+ */
+static int take_private_gfns(struct kvm *kvm, struct kvm_memory_slot *slot)
+{
+	gfn_t end = slot->base_gfn + slot->npages;
+	gfn_t start, past;
+	int r = 0;
+
+	if (!kvm_slot_is_gmem_only(slot) || !kvm_arch_has_private_mem(kvm))
+		return 0;
+
+	for (start = slot->base_gfn;
+	     !r && kvm_next_gfns(kvm, true, &start, &past, end); start = past)
+		r = kvm_gmem_take_from_user(slot, start, past);
+
+	return r;
+}
+
 /*
  * Bind a memslot that is not active yet to the file behind @fd, from byte
  * @offset on.
@@ -172,11 +195,18 @@ int kvm_gmem_bind(struct kvm *kvm, struct kvm_memory_slot *slot,
 		goto out;
 
 	slot->gmem.pgoff = offset >> PAGE_SHIFT;
+	slot->gmem.only = kvm_gmem_inode(inode)->flags & GUEST_MEMFD_FLAG_MMAP;
 
 	filemap_invalidate_lock(inode->i_mapping);
 	mutex_lock(&gmem->bindings_lock);
 	r = store_binding(gmem, slot, file);
 	mutex_unlock(&gmem->bindings_lock);
+	/* No page of it can be touched until the invalidate lock is dropped. */
+	if (!r) {
+		r = take_private_gfns(kvm, slot);
+		if (r)
+			forget_binding(gmem, slot);
+	}
 	filemap_invalidate_unlock(inode->i_mapping);
 out:
 	/*
@@ -204,19 +234,25 @@ void kvm_gmem_slot_ready(struct kvm_memory_slot *slot)
 void kvm_gmem_unbind(struct kvm_memory_slot *slot)
 {
 	struct file *file = slot->gmem.file;
+	struct address_space *mapping;
 	struct kvm_gmem *gmem;
 
 	if (!file)
 		return;
 
 	gmem = kvm_gmem_from_file(file);
-	mutex_lock(&gmem->bindings_lock);
-	erase_binding(gmem, slot);
-	mutex_unlock(&gmem->bindings_lock);
+	mapping = file_inode(file)->i_mapping;
+
+	filemap_invalidate_lock(mapping);
+	forget_binding(gmem, slot);
+	/* Where attributes decide, nobody may touch a page without a gfn. */
+	if (kvm_slot_is_gmem_only(slot) && kvm_arch_has_private_mem(gmem->kvm))
+		kvm_gmem_unmap_user(mapping, slot->gmem.pgoff,
+				    slot->gmem.pgoff + slot->npages);
+	filemap_invalidate_unlock(mapping);
 
 	/* The next slot may have them at other gfns. */
-	kvm_gmem_invalidate_pages(gmem->kvm, file_inode(file)->i_mapping,
-				  slot->gmem.pgoff,
+	kvm_gmem_invalidate_pages(gmem->kvm, mapping, slot->gmem.pgoff,
 				  slot->gmem.pgoff + slot->npages);
 }
 

@@ -11,13 +11,68 @@
  * - unevictable and unmovable: it is found only through the file, never by a
  *   reverse map.  It stays on the LRU, as memory failure handles nothing else;
  * - charged to the memory cgroup of the task that caused its allocation.
+ *
+ * A folio is a page or as large as what a PMD maps.  A large one is taken where it
+ * is to be had at once, never waited for, and never reaches past the end of the
+ * file.  It is split when a hole or an error takes a part of it.
  */
 
 #include <linux/highmem.h>
+#include <linux/huge_mm.h>
+#include <linux/mm.h>
+#include <linux/moduleparam.h>
 #include <linux/pagemap.h>
 #include <linux/sched/signal.h>
 
 #include "guest_memfd.h"
+
+/* Jiffies to wait for references that are not meant to last. */
+#define PATIENCE	5
+
+static uint max_order;
+module_param_named(gmem_max_order, max_order, uint, 0644);
+MODULE_PARM_DESC(gmem_max_order,
+		 "Largest order of a folio in new guest_memfds; less than 9 means 0");
+
+unsigned int kvm_gmem_max_order(void)
+{
+	if (!IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE) ||
+	    READ_ONCE(max_order) < HPAGE_PMD_ORDER)
+		return 0;
+	/* An entry of an XArray is split over two levels of nodes at most. */
+	if (2 * XA_CHUNK_SHIFT < HPAGE_PMD_ORDER)
+		return 0;
+
+	return HPAGE_PMD_ORDER;
+}
+
+/*
+ * The order of the folio to allocate for @index: large if all of it is in the file
+ * and nothing is there yet.
+ */
+unsigned int kvm_gmem_wanted_order(struct inode *inode, pgoff_t index)
+{
+	unsigned int order = kvm_gmem_inode(inode)->max_order;
+	loff_t size = (loff_t)PAGE_SIZE << order;
+	loff_t start = ((loff_t)index << PAGE_SHIFT) & ~(size - 1);
+
+	if (!order || size > i_size_read(inode) - start ||
+	    filemap_range_has_page(inode->i_mapping, start, start + size - 1))
+		return 0;
+
+	return order;
+}
+
+/* What a large folio may cost: neither reclaim nor compaction, nor a complaint. */
+gfp_t kvm_gmem_gfp(struct address_space *mapping, unsigned int order)
+{
+	gfp_t gfp = mapping_gfp_mask(mapping);
+
+	if (order)
+		gfp = (gfp & ~__GFP_DIRECT_RECLAIM) | __GFP_NOWARN | __GFP_NORETRY;
+
+	return gfp;
+}
 
 void kvm_gmem_zero_folio(struct folio *folio)
 {
@@ -30,28 +85,41 @@ void kvm_gmem_zero_folio(struct folio *folio)
 	folio_mark_uptodate(folio);
 }
 
+/* On success it is locked. */
+int kvm_gmem_add_folio(struct address_space *mapping, struct folio *folio,
+		       pgoff_t index)
+{
+	unsigned int order = folio_order(folio);
+	int r;
+
+	r = filemap_add_folio(mapping, folio, round_down(index, 1UL << order),
+			      kvm_gmem_gfp(mapping, order));
+	/* Before the lock that filemap_add_folio() took is dropped, see above. */
+	if (!r)
+		folio_mark_dirty(folio);
+
+	return r;
+}
+
 /* Returns it locked. */
 static struct folio *add_folio(struct address_space *mapping, pgoff_t index,
-			       bool zeroed)
+			       unsigned int order, bool zeroed)
 {
-	gfp_t gfp = mapping_gfp_mask(mapping);
 	struct folio *folio;
 	int r;
 
-	folio = filemap_alloc_folio(gfp, 0);
+	folio = kvm_gmem_alloc_folio(mapping->host, index,
+				     kvm_gmem_gfp(mapping, order), order);
 	if (!folio)
 		return ERR_PTR(-ENOMEM);
 
 	if (zeroed)
 		kvm_gmem_zero_folio(folio);
-	r = filemap_add_folio(mapping, folio, index, gfp);
+	r = kvm_gmem_add_folio(mapping, folio, index);
 	if (r) {
 		folio_put(folio);
 		return ERR_PTR(r);
 	}
-
-	/* Before the lock that filemap_add_folio() took is dropped, see above. */
-	folio_mark_dirty(folio);
 
 	return folio;
 }
@@ -59,7 +127,14 @@ static struct folio *add_folio(struct address_space *mapping, pgoff_t index,
 static struct folio *add_zeroed_folio(struct address_space *mapping,
 				      pgoff_t index)
 {
-	struct folio *folio = add_folio(mapping, index, true);
+	unsigned int order = kvm_gmem_wanted_order(mapping->host, index);
+	struct folio *folio = ERR_PTR(-ENOMEM);
+
+	if (order)
+		folio = add_folio(mapping, index, order, true);
+	/* No large one, or not within the limit of the memory cgroup. */
+	if (folio == ERR_PTR(-ENOMEM))
+		folio = add_folio(mapping, index, 0, true);
 
 	if (!IS_ERR(folio))
 		folio_unlock(folio);
@@ -74,7 +149,7 @@ static struct folio *add_zeroed_folio(struct address_space *mapping,
 struct folio *kvm_gmem_add_empty_folio(struct address_space *mapping,
 				       pgoff_t index)
 {
-	return add_folio(mapping, index, false);
+	return add_folio(mapping, index, 0, false);
 }
 
 /*
@@ -136,21 +211,87 @@ int kvm_gmem_allocate(struct inode *inode, pgoff_t start, pgoff_t end)
 }
 
 /*
- * Remove [start, end) from the file.  The caller holds the invalidate lock, which
- * keeps new bindings out, as their gfns would not be held off.
+ * Split the folio that has pages on both sides of @index, if there is one.  -EAGAIN
+ * if somebody holds it: then nothing has changed.
  */
-void kvm_gmem_remove_pages(struct kvm_gmem *gmem, struct address_space *mapping,
-			   pgoff_t start, pgoff_t end)
+static int split_at(struct address_space *mapping, pgoff_t index)
 {
+	struct folio *folio;
+	int i, r;
+
+	for (i = 0;; i++) {
+		folio = filemap_get_folio(mapping, index);
+		if (!folio)
+			return 0;
+
+		/* Under its lock, as memory failure may split it, too. */
+		folio_lock(folio);
+		if (folio->mapping != mapping || folio->index == index ||
+		    !folio_test_large(folio))
+			r = 0;
+		else
+			r = split_huge_page(&folio->page);
+		folio_unlock(folio);
+		folio_put(folio);
+
+		if (!r || i == PATIENCE)
+			return r;
+		schedule_timeout_uninterruptible(1);
+	}
+}
+
+/* Include the folio that has pages on both sides of @index, if there is one. */
+static void include_folio_at(struct address_space *mapping, pgoff_t index,
+			     pgoff_t *first, pgoff_t *past)
+{
+	struct folio *folio = filemap_get_folio(mapping, index);
+
+	if (!folio)
+		return;
+
+	if (folio->index < index) {
+		*first = min(*first, folio->index);
+		*past = max(*past, folio->index + folio_nr_pages(folio));
+	}
+	folio_put(folio);
+}
+
+/*
+ * Remove [start, end) from the file.  The caller holds the invalidate lock, which
+ * keeps new bindings out, as their gfns would not be held off.  Fails, with nothing
+ * removed, if a large folio reaches out of the range and cannot be split.
+ */
+int kvm_gmem_remove_pages(struct kvm_gmem *gmem, struct address_space *mapping,
+			  pgoff_t start, pgoff_t end)
+{
+	pgoff_t first = start, past = end;
+	int r;
+
+	/* Faults on what stays of a folio would hold it, and keep it whole. */
+	include_folio_at(mapping, start, &first, &past);
+	include_folio_at(mapping, end, &first, &past);
+
 	/*
 	 * Between begin and end no fault can map a folio, and none that was
 	 * mapped is left.
 	 */
-	kvm_gmem_invalidate_begin(gmem, start, end);
-	kvm_gmem_invalidate_pages(gmem->kvm, mapping, start, end);
-	truncate_inode_pages_range(mapping, (loff_t)start << PAGE_SHIFT,
-				   ((loff_t)end << PAGE_SHIFT) - 1);
+	kvm_gmem_invalidate_begin(gmem, first, past);
+	r = split_at(mapping, start);
+	if (!r)
+		r = split_at(mapping, end);
+	if (!r) {
+		kvm_gmem_invalidate_pages(gmem->kvm, mapping, start, end);
+		/*
+		 * All at once; truncation unmaps a folio that is being mapped.
+		 * With even_cows, as that takes marks of poisoned pages, too.
+		 */
+		unmap_mapping_pages(mapping, start, end - start, true);
+		truncate_inode_pages_range(mapping, (loff_t)start << PAGE_SHIFT,
+					   ((loff_t)end << PAGE_SHIFT) - 1);
+	}
 	kvm_gmem_invalidate_end(gmem);
+
+	return r;
 }
 
 static void check_freed(struct folio *folio)

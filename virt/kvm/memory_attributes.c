@@ -95,8 +95,28 @@ bool kvm_range_has_memory_attributes(struct kvm *kvm, gfn_t start, gfn_t end,
 }
 
 /*
- * Call @handler for the shared parts of @range: mmu_notifier events are about
- * the alias and do not concern private gfns.
+ * Find the first gfns in [*start, end) that are private, or shared: [*start,
+ * *past).  The next ones may be so, too.  Return false if there are none.
+ */
+bool kvm_next_gfns(struct kvm *kvm, bool private, gfn_t *start, gfn_t *past,
+		   gfn_t end)
+{
+	u64 attributes;
+	gfn_t last;
+
+	for (; *start < end; *start = *past) {
+		attributes = walk_attributes(kvm, *start, &last);
+		*past = min(end - 1, last) + 1;
+		if (!!(attributes & KVM_MEMORY_ATTRIBUTE_PRIVATE) == private)
+			return true;
+	}
+
+	return false;
+}
+
+/*
+ * Call @handler for the parts of @range that take their memory from the alias:
+ * mmu_notifier events are about that and do not concern private gfns.
  *
  * Under mmu_lock, hence the tree agrees with what is mapped, see above.  The
  * handler may drop the lock, so each walk is an RCU section of its own.
@@ -107,15 +127,13 @@ bool kvm_handle_shared_gfns(struct kvm *kvm, const struct kvm_gfn_range *range,
 {
 	struct kvm_gfn_range part = *range;
 	bool ret = false;
-	u64 attributes;
-	gfn_t last;
 
-	for (; part.start < range->end; part.start = part.end) {
-		attributes = walk_attributes(kvm, part.start, &last);
-		part.end = min(range->end - 1, last) + 1;
-		if (!(attributes & KVM_MEMORY_ATTRIBUTE_PRIVATE))
-			ret |= handler(kvm, &part);
-	}
+	if (kvm_slot_is_gmem_only(range->slot))
+		return false;
+
+	for (; kvm_next_gfns(kvm, false, &part.start, &part.end, range->end);
+	     part.start = part.end)
+		ret |= handler(kvm, &part);
 
 	return ret;
 }
@@ -167,6 +185,36 @@ static void merge_neighbours(struct ma_state *mas, void *entry)
 }
 
 /*
+ * Where private and shared memory is the same, what changes in [start, end)
+ * changes hands.  -EAGAIN if it is going to be private and somebody holds on to it.
+ */
+static int convert_in_place(struct kvm *kvm, gfn_t start, gfn_t end, bool private)
+{
+	struct kvm_memslot_iter iter;
+	int r = 0;
+
+	kvm_for_each_memslot_in_gfn_range(&iter, kvm_memslots(kvm), start, end) {
+		struct kvm_memory_slot *slot = iter.slot;
+		gfn_t last = min(end, slot->base_gfn + slot->npages);
+		gfn_t first = max(start, slot->base_gfn);
+		gfn_t past;
+
+		if (!kvm_slot_is_gmem_only(slot))
+			continue;
+
+		for (; !r && kvm_next_gfns(kvm, !private, &first, &past, last);
+		     first = past) {
+			if (private)
+				r = kvm_gmem_take_from_user(slot, first, past);
+			else
+				kvm_gmem_give_to_user(slot, first, past);
+		}
+	}
+
+	return r;
+}
+
+/*
  * All or nothing: the memory that the store needs is there before anything
  * changes.  Charged to the caller's memory cgroup.
  */
@@ -174,7 +222,9 @@ static int store_attributes(struct kvm *kvm, gfn_t start, gfn_t end,
 			    u64 attributes)
 {
 	MA_STATE(mas, &kvm->mem_attributes, start, end - 1);
+	bool private = attributes & KVM_MEMORY_ATTRIBUTE_PRIVATE;
 	void *entry = attributes_to_entry(attributes);
+	LIST_HEAD(held);
 	int r;
 
 	lockdep_assert_held(&kvm->slots_lock);
@@ -187,21 +237,32 @@ static int store_attributes(struct kvm *kvm, gfn_t start, gfn_t end,
 	if (r)
 		return r;
 
+	if (private)
+		kvm_gmem_hold_mappings(kvm, start, end, &held);
+
 	KVM_MMU_LOCK(kvm);
 	kvm_gfn_invalidate_begin(kvm);
 	kvm_gfn_invalidate_add(kvm, start, end);
 	invalidate_gfns(kvm, start, end);
 	KVM_MMU_UNLOCK(kvm);
 
-	mas_lock(&mas);
-	mas_store_prealloc(&mas, entry);
-	mas_unlock(&mas);
+	/* Within the bracket: a guest's fault has a reference for a while. */
+	r = convert_in_place(kvm, start, end, private);
+	if (r) {
+		mas_destroy(&mas);
+	} else {
+		mas_lock(&mas);
+		mas_store_prealloc(&mas, entry);
+		mas_unlock(&mas);
+	}
 
 	KVM_MMU_LOCK(kvm);
 	kvm_gfn_invalidate_end(kvm);
 	KVM_MMU_UNLOCK(kvm);
 
-	return 0;
+	kvm_gmem_release_mappings(&held);
+
+	return r;
 }
 
 int kvm_set_memory_attributes(struct kvm *kvm,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Faults on private memory: from a gfn to a pfn and a mapping level, or to a
- * KVM_EXIT_MEMORY_FAULT.
+ * Faults on memory of a guest_memfd, private as a rule: from a gfn to a pfn and a
+ * mapping level, or to a KVM_EXIT_MEMORY_FAULT.
  *
  * kvm_faultin_pfn() has sampled mmu_invalidate_seq before it comes here.  The
  * attribute and the page read here are rechecked under mmu_lock, see
@@ -38,30 +38,31 @@ static u8 order_to_level(unsigned int order)
 }
 
 static int memory_fault_exit(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault,
-			     int err)
+			     bool private, int err)
 {
 	/* A prefetch for an asynchronous fault is not the guest's access. */
 	if (!fault->prefetch)
 		kvm_prepare_memory_fault_exit(vcpu, gfn_to_gpa(fault->gfn),
-					      PAGE_SIZE, true);
+					      PAGE_SIZE, private);
 
 	return err;
 }
 
-static int faultin_private_pfn(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault)
+static int faultin_gmem_pfn(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault,
+			    bool private)
 {
 	unsigned int order = KVM_HPAGE_GFN_SHIFT(fault->max_level);
 	int r;
 
 	if (!kvm_slot_can_be_private(fault->slot))
-		return memory_fault_exit(vcpu, fault, -EFAULT);
+		return memory_fault_exit(vcpu, fault, private, -EFAULT);
 
 	r = kvm_gmem_get_pfn(vcpu->kvm, fault->slot, fault->gfn, &fault->pfn,
 			     &order);
 	if (r == -EAGAIN)
 		return RET_PF_RETRY;
 	if (r)
-		return memory_fault_exit(vcpu, fault, r);
+		return memory_fault_exit(vcpu, fault, private, r);
 
 	fault->max_level = order_to_level(order);
 	fault->map_writable = true;
@@ -76,6 +77,7 @@ bool __kvm_mmu_faultin_private(struct kvm_vcpu *vcpu,
 {
 	struct kvm *kvm = vcpu->kvm;
 	u64 attributes;
+	bool private;
 
 	/*
 	 * It would have to be retried anyway.  Checking early saves the
@@ -89,10 +91,11 @@ bool __kvm_mmu_faultin_private(struct kvm_vcpu *vcpu,
 	attributes = kvm_get_memory_attributes(kvm, fault->gfn);
 	fault->max_level = uniform_level(kvm, fault->gfn, attributes,
 					 fault->max_level);
-	if (!(attributes & KVM_MEMORY_ATTRIBUTE_PRIVATE))
+	private = attributes & KVM_MEMORY_ATTRIBUTE_PRIVATE;
+	if (!private && !kvm_slot_is_gmem_only(fault->slot))
 		return false;
 
-	*r = faultin_private_pfn(vcpu, fault);
+	*r = faultin_gmem_pfn(vcpu, fault, private);
 	return true;
 }
 

@@ -16,14 +16,17 @@ bool __kvm_private_read_gpte(struct kvm_vcpu *vcpu, gpa_t gpa, void *gpte,
 			     unsigned int size, int *r);
 
 /*
- * Decide a fault that reads or writes private memory, and limit the level of
- * every fault on a VM that has such memory.  Return true if decided: *r is
- * RET_PF_CONTINUE with fault->pfn set, RET_PF_RETRY, or an errno.
+ * Decide a fault whose page is in a guest_memfd: on private memory, and on any of a
+ * memslot that has no other.  Limit the level of every fault on a VM that has
+ * private memory.  Return true if decided: *r is RET_PF_CONTINUE with fault->pfn
+ * set, RET_PF_RETRY, or an errno.
  */
 static inline bool kvm_mmu_faultin_private(struct kvm_vcpu *vcpu,
+					   const struct kvm_memory_slot *slot,
 					   struct kvm_page_fault *fault, int *r)
 {
-	return kvm_arch_has_private_mem(vcpu->kvm) &&
+	return (kvm_arch_has_private_mem(vcpu->kvm) ||
+		kvm_slot_is_gmem_only(slot)) &&
 	       __kvm_mmu_faultin_private(vcpu, fault, r);
 }
 
@@ -52,6 +55,29 @@ static inline bool kvm_private_cmpxchg(struct kvm_vcpu *vcpu, gpa_t gpa,
 {
 	return kvm_arch_has_private_mem(vcpu->kvm) &&
 	       kvm_gmem_vcpu_cmpxchg_guest(vcpu, gpa, (void *)old, new, size, r);
+}
+
+bool __kvm_private_record_steal_time(struct kvm_vcpu *vcpu,
+				     struct gfn_to_hva_cache *ghc);
+bool __kvm_private_set_preempted(struct kvm_vcpu *vcpu,
+				 struct gfn_to_hva_cache *ghc);
+
+/*
+ * Steal time in private memory, private_steal_time.c.  @ghc is up to date and has
+ * a memslot.  Return false if the gfn is shared, nothing is done then.
+ */
+static inline bool kvm_private_record_steal_time(struct kvm_vcpu *vcpu,
+						 struct gfn_to_hva_cache *ghc)
+{
+	return kvm_arch_has_private_mem(vcpu->kvm) &&
+	       __kvm_private_record_steal_time(vcpu, ghc);
+}
+
+static inline bool kvm_private_set_preempted(struct kvm_vcpu *vcpu,
+					     struct gfn_to_hva_cache *ghc)
+{
+	return kvm_arch_has_private_mem(vcpu->kvm) &&
+	       __kvm_private_set_preempted(vcpu, ghc);
 }
 
 /*
@@ -99,7 +125,7 @@ static inline int kvm_private_access_errno(struct kvm_vcpu *vcpu, int r)
 
 #else /* !CONFIG_KVM_GUEST_MEMFD */
 
-#define kvm_mmu_faultin_private(vcpu, fault, r)		false
+#define kvm_mmu_faultin_private(vcpu, slot, fault, r)	false
 #define kvm_mmu_fault_invalidated(kvm, fault)		false
 #define kvm_private_emulation_denied(vcpu, gpa)		false
 #define kvm_private_read_gpte(vcpu, gpa, gpte, size, r)	false
@@ -109,6 +135,8 @@ static inline int kvm_private_access_errno(struct kvm_vcpu *vcpu, int r)
 #define kvm_private_emulation_exit(vcpu)			0
 #define kvm_private_access_errno(vcpu, r)		(r)
 #define kvm_private_cmpxchg(vcpu, gpa, old, new, size, r) false
+#define kvm_private_record_steal_time(vcpu, ghc)		false
+#define kvm_private_set_preempted(vcpu, ghc)		false
 
 #endif /* CONFIG_KVM_GUEST_MEMFD */
 

@@ -38,8 +38,15 @@
 #endif
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
+#include <setjmp.h>
+#include <signal.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <linux/falloc.h>
@@ -79,6 +86,13 @@ static inline bool kvm_has_private_vms(void)
 	return kvm_has_gmem() &&
 	       (kvm_check_cap(KVM_CAP_VM_TYPES) & (1u << KVM_X86_SW_PROTECTED_VM)) &&
 	       (kvm_check_cap(KVM_CAP_MEMORY_ATTRIBUTES) & KVM_MEMORY_ATTRIBUTE_PRIVATE);
+}
+
+/* Can a default VM, which has no private memory, have files with these flags? */
+static inline bool kvm_has_gmem_flags(uint64_t flags)
+{
+	return kvm_has_gmem() &&
+	       !(flags & ~(uint64_t)kvm_check_cap(KVM_CAP_GUEST_MEMFD_FLAGS));
 }
 
 /* VM creation.  The plain functions create a VM of the default type. */
@@ -180,6 +194,152 @@ static inline uint64_t gmem_allocated_pages(int fd)
 
 	TEST_ASSERT(!fstat(fd, &st), "fstat() failed, errno: %d", errno);
 	return (uint64_t)st.st_blocks * 512 / getpagesize();
+}
+
+/* Map [@offset, @offset + @len) of a file that has GUEST_MEMFD_FLAG_MMAP. */
+static inline void *gmem_map(int fd, size_t len, off_t offset)
+{
+	void *mem = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, offset);
+
+	TEST_ASSERT(mem != MAP_FAILED, __KVM_SYSCALL_ERROR("mmap()", -1));
+	return mem;
+}
+
+/* Contents of mapped memory: page @i of it is full of a byte, which is never 0. */
+#define PAGE_BYTE(i)	((uint8_t)(1 + (i) % 255))
+
+static inline volatile uint64_t *word_of(void *mem, uint64_t page)
+{
+	return mem + page * getpagesize();
+}
+
+static inline void fill_pages(void *mem, uint64_t npages)
+{
+	const size_t size = getpagesize();
+	uint64_t i;
+
+	for (i = 0; i < npages; i++)
+		memset(mem + i * size, PAGE_BYTE(i), size);
+}
+
+static inline bool page_is(const void *mem, uint64_t page, uint8_t byte)
+{
+	const size_t size = getpagesize();
+	const uint8_t *at = mem + page * size;
+
+	return at[0] == byte && !memcmp(at, at + 1, size - 1);
+}
+
+static inline bool pages_are_filled(const void *mem, uint64_t npages)
+{
+	uint64_t i;
+
+	for (i = 0; i < npages; i++) {
+		if (!page_is(mem, i, PAGE_BYTE(i)))
+			return false;
+	}
+	return true;
+}
+
+static inline bool pages_are_zero(const void *mem, uint64_t npages)
+{
+	uint64_t i;
+
+	for (i = 0; i < npages; i++) {
+		if (!page_is(mem, i, 0))
+			return false;
+	}
+	return true;
+}
+
+/* Memory of the process that has nothing to do with the file. */
+static inline void *anonymous_pages(size_t len)
+{
+	void *mem = mmap(NULL, len, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	TEST_ASSERT(mem != MAP_FAILED, __KVM_SYSCALL_ERROR("mmap()", -1));
+	return mem;
+}
+
+/* Accesses that may bring a signal.  One thread at a time. */
+
+static sigjmp_buf touch_env;
+static siginfo_t touch_info;
+
+static inline void touch_handler(int sig, siginfo_t *info, void *context)
+{
+	touch_info = *info;
+	siglongjmp(touch_env, 1);
+}
+
+/*
+ * Read the byte at @addr, or write @byte to it if that is not negative.  Returns
+ * the signal that it brings, of which touch_info has the rest, or 0.
+ */
+static inline int touch(void *addr, int byte)
+{
+	static const int signals[] = { SIGBUS, SIGSEGV };
+	struct sigaction action = {
+		.sa_sigaction = touch_handler,
+		.sa_flags = SA_SIGINFO,
+	}, old[ARRAY_SIZE(signals)];
+	int i;
+
+	touch_info.si_signo = 0;
+	for (i = 0; i < ARRAY_SIZE(signals); i++)
+		sigaction(signals[i], &action, &old[i]);
+	if (!sigsetjmp(touch_env, 1)) {
+		if (byte < 0)
+			(void)*(volatile uint8_t *)addr;
+		else
+			*(volatile uint8_t *)addr = byte;
+	}
+	for (i = 0; i < ARRAY_SIZE(signals); i++)
+		sigaction(signals[i], &old[i], NULL);
+	return touch_info.si_signo;
+}
+
+/* Neither a read nor a write of the byte works; both bring @sig with @code. */
+static inline void expect_signal(void *addr, int sig, int code)
+{
+	int byte;
+
+	for (byte = -1; byte <= 0; byte++) {
+		TEST_ASSERT(touch(addr, byte) == sig && touch_info.si_code == code &&
+			    touch_info.si_addr == addr,
+			    "%s %p: wanted signal %d code %d, got %d code %d at %p",
+			    byte < 0 ? "Read of" : "Write to", addr, sig, code,
+			    touch_info.si_signo, touch_info.si_code,
+			    touch_info.si_addr);
+	}
+}
+
+/* The memory is mapped, but the host may not have it. */
+static inline void expect_sigbus(void *addr)
+{
+	expect_signal(addr, SIGBUS, BUS_ADRERR);
+}
+
+/* The end of a process that fork() made, and that found nothing wrong. */
+static inline void wait_for_child(pid_t pid)
+{
+	int status;
+
+	TEST_ASSERT(waitpid(pid, &status, 0) == pid, "waitpid(), errno: %d", errno);
+	TEST_ASSERT(WIFEXITED(status) && !WEXITSTATUS(status),
+		    "Child ended with status %#x", status);
+}
+
+/* The calling thread, from now on. */
+static inline void pin_to_cpu(int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	TEST_ASSERT(!sched_setaffinity(0, sizeof(set), &set),
+		    "sched_setaffinity(), errno: %d", errno);
 }
 
 /* Memory slots. */
@@ -310,6 +470,26 @@ static inline void vm_mem_set_shared(struct kvm_vm *vm, uint64_t gpa,
 
 /* Exits. */
 
+/* Run the vCPU, which must get to its next GUEST_SYNC(). */
+static inline void vcpu_run_to_sync(struct kvm_vcpu *vcpu)
+{
+	int ret = _vcpu_run(vcpu);
+	struct ucall uc;
+
+	TEST_ASSERT(!ret, "KVM_RUN failed, errno: %d, exit: %u, gpa: %#llx", errno,
+		    vcpu->run->exit_reason, vcpu->run->memory_fault.gpa);
+	switch (get_ucall(vcpu, &uc)) {
+	case UCALL_SYNC:
+		break;
+	case UCALL_ABORT:
+		REPORT_GUEST_ASSERT_3(uc, "args %#lx %#lx %#lx");
+		break;
+	default:
+		TEST_FAIL("Unexpected exit: %u (%s)", vcpu->run->exit_reason,
+			  exit_reason_str(vcpu->run->exit_reason));
+	}
+}
+
 /*
  * Run the vCPU, which must exit because of a memory fault that is reported with
  * @err (EFAULT or EHWPOISON) at the page @gpa.  @flags is
@@ -367,6 +547,39 @@ static inline uint64_t vm_mapped_pages(struct kvm_vm *vm)
 	return vm_get_stat(vm, "pages_4k") + 512 * (vm_get_stat(vm, "pages_2m") +
 	       512 * vm_get_stat(vm, "pages_1g"));
 }
+
+/* A counter of the system or of a NUMA node, from the file that has it. */
+static inline long vmstat_value(const char *path, const char *item)
+{
+	long value, found = -1;
+	char name[64];
+	FILE *f;
+	int fd;
+
+	/* Each CPU keeps some of the count to itself. */
+	fd = open("/proc/sys/vm/stat_refresh", O_WRONLY);
+	TEST_ASSERT(fd >= 0 && write(fd, "1", 1) == 1, "stat_refresh, errno: %d", errno);
+	close(fd);
+
+	f = fopen(path, "r");
+	TEST_ASSERT(f, "%s, errno: %d", path, errno);
+	while (fscanf(f, "%63s %ld", name, &value) == 2) {
+		if (!strcmp(name, item))
+			found = value;
+	}
+	fclose(f);
+	TEST_ASSERT(found >= 0, "No %s in %s", item, path);
+	return found;
+}
+
+/* For such counters: others use memory meanwhile, a little. */
+#define ASSERT_NEAR(want, seen)						\
+do {									\
+	long __off = (long)(seen) - (long)(want);			\
+									\
+	ASSERT_GT(100, __off);						\
+	ASSERT_LT(-100, __off);						\
+} while (0)
 
 /* Mapping memory ahead of its use. */
 

@@ -122,6 +122,47 @@ TEST_F(launch, conversion_keeps_the_owner)
 	expect_pages(env->dev, 4, 4);
 }
 
+/* Where the file is all the memory, what is shared cannot stay the guest's. */
+TEST_F(launch, conversion_in_place_changes_the_owner)
+{
+	struct env *env = &self->env;
+
+	vm_delete_slot(env->vm, SLOT);
+	close(env->fd);
+	munmap(env->hva, SIZE);
+	env->fd = vm_create_guest_memfd(env->vm, FILE_OFFSET + SIZE,
+					GUEST_MEMFD_FLAG_MMAP);
+	env->hva = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, env->fd,
+			FILE_OFFSET);
+	ASSERT_NE(MAP_FAILED, (void *)env->hva);
+	bind_slot(env, SLOT, GPA, env->fd, FILE_OFFSET);
+
+	populate(env, 0, 2);
+	finalise(env->dev);
+	guest_touches(env, PAGE(2), 2);
+	expect_pages(env->dev, 4, 0);
+
+	/* Taken away before user space can touch it; shared pages are nobody's. */
+	vm_mem_set_shared(env->vm, GPA, SIZE);
+	expect_pages(env->dev, 4, 4);
+	ASSERT_EQ(0, memcmp(env->hva, env->src, 2 * PAGE_SIZE));
+	guest_touches(env, GPA, NR_PAGES);
+	expect_pages(env->dev, 4, 4);
+	ASSERT_EQ(WORD, *(uint64_t *)env->hva[NR_PAGES - 1]);
+
+	/* The guest's again where it comes to it. */
+	vm_mem_set_private(env->vm, GPA, SIZE);
+	expect_pages(env->dev, 4, 4);
+	ASSERT_EQ(WORD, *(uint64_t *)guest_reads(env, PAGE(1)));
+	expect_pages(env->dev, 5, 4);
+	guest_touches(env, GPA, NR_PAGES);
+	expect_pages(env->dev, 4 + NR_PAGES, 4);
+	ASSERT_EQ(NR_PAGES, gmem_allocated_pages(env->fd));
+
+	punch(env, 0, NR_PAGES);
+	expect_pages(env->dev, 4 + NR_PAGES, 4 + NR_PAGES);
+}
+
 /* What user space only allocates is nobody's until the guest comes to it. */
 TEST_F(launch, allocated_is_not_owned)
 {
