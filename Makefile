@@ -42,7 +42,7 @@ tree: fetch	## compose the series on it, writing only what changed (out/linux)
 kernel: $(if $(filter pristine,$(BASE)),fetch,tree)	## build the kernel of CONFIG= (out/build)
 	$(scripts)/kernel.sh $(if $(CONFIG),--config $(CONFIG))
 
-demo: tree	## boot Linux in a VM whose memory is private guest_memfd memory
+demo: tree	## boot Linux in VMs whose memory is guest_memfd memory
 	$(scripts)/demo.sh
 
 shell: kernel	## boot the kernel of CONFIG= to a shell with the tests inside

@@ -131,8 +131,7 @@ stage 'compiles for arm64' arm64
 stage 'kernel vm' "$scripts/kernel.sh" --config vm
 stage 'boot harness tests' "$scripts/tests/boot_test.sh"
 stage 'tests on vm' "$scripts/test.sh" --config vm
-stage 'demo with 1 vCPU' "$scripts/demo.sh" --cpus 1
-stage 'demo with 2 vCPUs' "$scripts/demo.sh" --memory private --cpus 2
+stage demo "$scripts/demo.sh"
 stage 'kernel debug' "$scripts/kernel.sh" --config debug
 stage 'tests on debug' "$scripts/test.sh" --config debug
 stage 'kernel module' "$scripts/kernel.sh" --config module

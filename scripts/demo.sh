@@ -1,5 +1,5 @@
 #!/bin/sh
-# Boot Linux in a VM whose whole memory is private guest_memfd memory.
+# Boot Linux in VMs whose whole memory is guest_memfd memory.
 set -eu
 
 # shellcheck source=scripts/lib.sh
@@ -15,17 +15,30 @@ the host in QEMU (no hardware virtualisation needed) and in it the guest, with
 the console shown as it comes:
 
   1 vCPU, ordinary memory   the control: a secret of the guest's is found in it
-  1 vCPU, private memory    the same secret is not found
-  2 vCPUs, private memory
-  2 vCPUs, private memory   mapped before the guest runs: it never faults on RAM,
+  1 vCPU, shared memory     and is found by a second process that has the file;
+                            there is one copy of all memory, in the file
+  1 vCPU, shared memory     mapped before the guest runs: it never faults on RAM,
                             by KVM's own counters, as it did in the run before
-  2 vCPUs, private memory   the same, loaded and measured by the software back
+  1 vCPU, in-place memory   the secret is not found; pages keep their content when
+                            the guest converts them, and there is one copy
+  1 vCPU, private memory    the secret is not found
+  4 vCPUs, private memory
+  4 vCPUs, private memory   mapped before the guest runs
+  4 vCPUs, private memory   the same, loaded and measured by the software back
                             end: the digest is what gmem_measure.sh computes here,
                             and another one for another command line
 
+The guest is told of everything that KVM supports. It finds its clock, its
+interrupts and, with more vCPUs than processors, stolen time as in any VM of KVM.
+
+A run whose guest QEMU has lost, see scripts/init, or one that hangs or crashes after
+QEMU delivered an interrupt twice, is repeated, twice at most.
+
 Options:
-  --memory private|ordinary  only the runs with this kind of memory
-  --cpus N                   private runs with N vCPUs (1 to 4) instead of 1 and 2
+  --memory KIND              only the runs with this kind of memory: private,
+                             inplace, shared or ordinary
+  --cpus N                   runs with N vCPUs (1 to 4) instead of 1, and private
+                             runs with N instead of 1 and 4
   --mem SIZE[K|M|G]          memory of the guest (default 64M)
   --build DIR                build directory of a host kernel that is built
                              already, in place of the series in OUT/linux
@@ -34,8 +47,8 @@ Options:
 Environment: OUT output directory, J parallel jobs, V=1 shows the builds.
 What was printed stays in OUT/log/demo-*.out, the host's console in demo-*.log.
 
-Exit status: 0 every guest reached user space, no privacy check failed, all memory
-was private (in the private runs), and counters and digests were as above; 1
+Exit status: 0 every guest reached user space, no check failed, all memory was
+private (in private and in-place runs), and counters and digests were as above; 1
 otherwise or a build failed; 2 wrong usage.
 EOF
 }
@@ -66,8 +79,8 @@ while [ $# -gt 0 ]; do
 	shift
 done
 case $memory in
-'' | private | ordinary) ;;
-*) fail_usage "--memory $memory: neither private nor ordinary" ;;
+'' | private | inplace | shared | ordinary) ;;
+*) fail_usage "--memory $memory: not private, inplace, shared or ordinary" ;;
 esac
 case $cpus in
 '' | [1-4]) ;;
@@ -100,6 +113,35 @@ build_all()
 	cp -- "$guest/arch/x86/boot/bzImage" "$demo/bzImage"
 }
 
+# QEMU's emulation of nested SVM now and then delivers an interrupt twice that KVM has
+# injected once (seen with 7.2: one or two in a boot of four vCPUs). The second comes
+# even when the guest has interrupts off, so the guest may crash, or hang with a lock
+# held. The next exit tells (EXITINTINFO has the vector, as that of an exception), and
+# KVM sees the end of an interrupt that it has not begun: have the latter recorded. A
+# guest that hangs is ended here, so that its table is printed.
+write_runner()
+{
+	cat >"$demo/guest.sh" <<'EOF'
+trace=/sys/kernel/debug/tracing/instances/twice
+mkdir $trace
+echo 'vector < 0' >$trace/events/kvm/kvm_eoi/filter
+echo 1 >$trace/events/kvm/kvm_eoi/enable
+timeout 90 ./gmem_vmm "$@"
+status=$?
+echo "interrupts delivered twice: $(grep -c kvm_eoi: $trace/trace)"
+exit $status
+EOF
+}
+
+# Whether what went wrong in a run shows nothing: no check failed, but the guest did
+# not come to its end, and the emulator is known to have done harm.
+spoilt()
+{
+	! grep -q '^lost ' "$OUT/log/$1.result" || return 0
+	! grep -q -e FAILED -e 'ended by: exit port' "$OUT/log/$1.out" &&
+		grep -q '^interrupts delivered twice: [1-9]' "$OUT/log/$1.out"
+}
+
 # expect FILE PATTERN WHAT: a line of the output matches, or say what is missing.
 expect()
 {
@@ -122,7 +164,7 @@ check_faults()
 			failed=1
 		fi
 	done
-	bytes=$(sed -n 's/^  RAM private *\([0-9]*\) bytes.*/\1/p' "$3")
+	bytes=$(awk '/^  RAM (private|shared) / { sum += $3 } END { printf "%d", sum }' "$3")
 	expect "$3" "^  mapped ahead +$bytes bytes" "not all RAM was mapped ahead"
 }
 
@@ -153,23 +195,37 @@ check_measurement()
 	expect "$3" '^  back end +.* 0 broken rules$' "the back end found fault with KVM"
 }
 
+# check_output MEMORY CPUS FILE
 check_output()
 {
-	if ! grep -q '^gmem_vmm: .* ended by: ' "$2"; then
-		say "gmem_vmm printed no table, see $2"
+	if ! grep -q '^gmem_vmm: .* ended by: ' "$3"; then
+		say "gmem_vmm printed no table, see $3"
 		failed=1
 		return
 	fi
-	expect "$2" '^  boot to user space +[0-9]+ ms$' "the guest did not reach user space"
-	expect "$2" '^gmem_vmm: .* ended by: exit port, value 0$' "the guest did not end well"
-	expect "$2" '^  privacy checks +[1-9][0-9]* passed, 0 failed$' "privacy checks failed"
-	if [ "$1" = private ]; then
-		expect "$2" '^  RAM shared +0 bytes' "some memory is not private"
-		expect "$2" '^  pages in the guest_memfd [1-9]' "no memory in the guest_memfd"
-		expect "$2" '^  conversions +[1-9][0-9]* to shared, [1-9]' "no page was converted"
+	expect "$3" '^  boot to user space +[0-9]+ ms$' "the guest did not reach user space"
+	expect "$3" '^gmem_vmm: .* ended by: exit port, value 0$' "the guest did not end well"
+	expect "$3" '^  checks +[1-9][0-9]* passed, 0 failed$' "checks failed"
+	expect "$3" "^  vCPUs that use +kvm-clock $2, steal time $2, async page faults $2, PV EOI $2$" \
+		"the guest does not use what KVM offers"
+	case $1 in
+	private | inplace)
+		expect "$3" '^  RAM shared +0 bytes' "some memory is not private"
+		expect "$3" '^  conversions +[1-9][0-9]* to shared, [1-9]' "no page was converted"
+		expect "$3" '^  pages the VMM has mapped 0 of the file, 0 of its own$' \
+			"the VMM has pages of a guest whose memory is private"
+		;;
+	esac
+	[ "$1" = ordinary ] ||
+		expect "$3" '^  pages in the guest_memfd [1-9]' "no memory in the guest_memfd"
+	case $1 in
+	shared | inplace) expect "$3" '^gmem_vmm: ok: one copy: ' "memory is there twice" ;;
+	esac
+	if [ "$1" = inplace ]; then
+		expect "$3" '^  conversions .* 1 refused for a pinned page$' "no pinned page was refused"
 	fi
-	if grep -q -E '^\[ *[0-9.]+\] (WARNING|BUG|Kernel panic|.*unchecked MSR)' "$2"; then
-		say "the guest's kernel complained, see $2"
+	if grep -q -E '^\[ *[0-9.]+\] (WARNING|BUG|Kernel panic|.*unchecked MSR)' "$3"; then
+		say "the guest's kernel complained, see $3"
 		failed=1
 	fi
 }
@@ -184,11 +240,32 @@ trap cleanup EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
+# boot MEMORY CPUS NAME APPEND OPTIONS: a guest, shown as it runs
+boot()
+{
+	out=$OUT/log/$3.out
+	: >"$out"
+	tail -n +1 -f "$out" &
+	tail_pid=$!
+	status_of_boot=0
+	# shellcheck disable=SC2086 # a list of options
+	"$scripts/boot.sh" --quiet --build "$build" --log "$OUT/log/$3.log" \
+		--smp 2 --each 300 --files "$demo/gmem_vmm" "$demo/bzImage" "$demo/initrd.cpio" \
+		--run "$demo/guest.sh" -- --kernel bzImage --initrd initrd.cpio \
+		--memory "$1" --cpus "$2" --mem "$mem" --verbose \
+		--append "$4" $5 || status_of_boot=$?
+	# tail looks once a second.
+	sleep 1
+	kill "$tail_pid" 2>/dev/null || :
+	wait "$tail_pid" 2>/dev/null || :
+	tail_pid=
+	return "$status_of_boot"
+}
+
 # run MEMORY CPUS plain|prefault|measured
 run()
 {
 	name=demo-$1-$2
-	append=$guest_append
 	options=
 	case $3 in
 	prefault)
@@ -198,33 +275,25 @@ run()
 	measured)
 		name=$name-measured
 		options='--prefault --measure'
-		# Nothing of the host may be in what is measured: gmem_vmm does not
-		# add this. The PIT cannot tell it under nested emulation.
-		append="$append${tsc_khz:+ tsc_early_khz=$tsc_khz}"
 		;;
 	esac
-	out=$OUT/log/$name.out
+	[ "$1" != shared ] || options="${options:+$options }--second-process"
 	failed=0
 	printf '\n=== %s memory, %s vCPU(s), %s%s\n' "$1" "$2" "$mem" "${options:+, $options}"
-	: >"$out"
-	tail -n +1 -f "$out" &
-	tail_pid=$!
-	# shellcheck disable=SC2086 # a list of options
-	"$scripts/boot.sh" --quiet --build "$build" --log "$OUT/log/$name.log" \
-		--smp 2 --each 300 --files "$demo/bzImage" "$demo/initrd.cpio" \
-		--run "$demo/gmem_vmm" -- --kernel bzImage --initrd initrd.cpio \
-		--memory "$1" --cpus "$2" --mem "$mem" --verbose \
-		--append "$append" $options || failed=1
-	# tail looks once a second.
-	sleep 1
-	kill "$tail_pid" 2>/dev/null || :
-	wait "$tail_pid" 2>/dev/null || :
-	tail_pid=
+	for try in 1 2 3; do
+		if boot "$1" "$2" "$name" "$guest_append" "$options"; then
+			break
+		fi
+		if [ "$try" -eq 3 ] || ! spoilt "$name"; then
+			failed=1
+			break
+		fi
+		say "again: QEMU has spoilt this run"
+	done
 	tr -d '\r' <"$out" >"$demo/$name.txt"
-	check_output "$1" "$demo/$name.txt"
+	check_output "$1" "$2" "$demo/$name.txt"
 	check_faults "$2" "$3" "$demo/$name.txt"
-	[ "$3" != measured ] || check_measurement "$2" "$append" "$demo/$name.txt"
-	tsc_khz=$(sed -n 's/.* command line: .*tsc_early_khz=\([0-9]*\).*/\1/p' "$demo/$name.txt")
+	[ "$3" != measured ] || check_measurement "$2" "$guest_append" "$demo/$name.txt"
 	if [ "$failed" = 0 ]; then
 		verdict=ok
 	else
@@ -239,16 +308,25 @@ run()
 }
 
 build_all
-tsc_khz=
+write_runner
 status=0
 summary=
-[ "$memory" = private ] || run ordinary 1 plain
-if [ "$memory" != ordinary ]; then
-	for n in ${cpus:-1 2}; do
-		run private "$n" plain
-	done
-	run private "$n" prefault
-	run private "$n" measured
-fi
+for kind in ${memory:-ordinary shared inplace private}; do
+	case $kind in
+	ordinary) run ordinary "${cpus:-1}" plain ;;
+	shared)
+		run shared "${cpus:-1}" plain
+		run shared "${cpus:-1}" prefault
+		;;
+	inplace) run inplace "${cpus:-1}" plain ;;
+	private)
+		for n in ${cpus:-1 4}; do
+			run private "$n" plain
+		done
+		run private "$n" prefault
+		run private "$n" measured
+		;;
+	esac
+done
 printf '\n%s' "$summary"
 exit "$status"

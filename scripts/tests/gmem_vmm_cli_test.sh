@@ -79,8 +79,8 @@ for option in --help -h; do
 	wrong=
 	[ "$got" -eq 0 ] || wrong="exit status $got, expected 0"
 	[ ! -s "$tmp/stderr" ] || wrong="${wrong:+$wrong; }output on stderr"
-	for word in Usage: --kernel --initrd --append --mem --cpus --memory \
-		--prefault --measure --dump-image --verbose 'Exit status:'; do
+	for word in Usage: --kernel --initrd --append --mem --cpus --memory --inplace --shared \
+		--second-process --prefault --measure --dump-image --verbose 'Exit status:'; do
 		grep -q -e "$word" "$tmp/stdout" || wrong="${wrong:+$wrong; }no '$word' in it"
 	done
 	verdict "$option prints the usage"
@@ -106,8 +106,8 @@ done
 for cpus in '' 0 5 -1 1x 22 two; do
 	refused "--cpus '$cpus'" "--cpus $cpus: give a number" --kernel "$kernel" --cpus "$cpus"
 done
-for memory in '' Private shared; do
-	refused "--memory '$memory'" "--memory $memory: give private or ordinary" \
+for memory in '' Private in-place; do
+	refused "--memory '$memory'" "--memory $memory: give private, inplace, shared or ordinary" \
 		--kernel "$kernel" --memory "$memory"
 done
 
@@ -119,13 +119,30 @@ done
 refused "all options together are taken" "(/dev/kvm:|--kernel $kernel:)" --verbose -v \
 	--append 'a b' --cpus 4 --memory private --initrd "$kernel" --kernel "$kernel" --mem 64m \
 	--prefault --measure
-refused "--prefault with --memory ordinary is taken" "(/dev/kvm:|--kernel $kernel:)" \
-	--kernel "$kernel" --prefault --memory ordinary
+for memory in private inplace shared ordinary; do
+	refused "--prefault with --memory $memory is taken" "(/dev/kvm:|--kernel $kernel:)" \
+		--kernel "$kernel" --prefault --memory "$memory"
+done
+refused "--shared with --second-process is taken" "(/dev/kvm:|--kernel $kernel:)" \
+	--kernel "$kernel" --shared --second-process
 
-refused "--measure with --memory ordinary" '--measure is for private memory' \
-	--kernel "$kernel" --measure --memory ordinary
-refused "--dump-image with --memory ordinary" '--dump-image is for private memory' \
-	--kernel "$kernel" --memory ordinary --dump-image
+for memory in inplace shared ordinary; do
+	refused "--measure with --memory $memory" \
+		"--measure is for private memory: not with --memory $memory" \
+		--kernel "$kernel" --measure --memory "$memory"
+	refused "--dump-image with --memory $memory" \
+		"--dump-image is for private memory: not with --memory $memory" \
+		--kernel "$kernel" --memory "$memory" --dump-image
+done
+for memory in inplace shared; do
+	refused "--$memory is --memory $memory" "--measure is for private memory: not with --memory $memory" \
+		--kernel "$kernel" --measure "--$memory"
+done
+for memory in private inplace ordinary; do
+	refused "--second-process with --memory $memory" \
+		"--second-process is for shared memory: not with --memory $memory" \
+		--kernel "$kernel" --second-process --memory "$memory"
+done
 refused "--dump-image with --measure" '--dump-image starts no VM: not with --measure' \
 	--kernel "$kernel" --measure --dump-image
 refused "--dump-image with --prefault" '--dump-image starts no VM: not with --prefault' \
@@ -199,8 +216,8 @@ wrong=
 [ "$(record 0x3fff000 904 3192 | tr -d '\000' | wc -c)" -eq 0 ] ||
 	wrong="${wrong:+$wrong; }the rest of its page is not zero"
 record 0x20000 0 2048 | tr -d '\000' >"$tmp/cmdline"
-grep -q ' some words$' "$tmp/cmdline" || wrong="${wrong:+$wrong; }not the command line"
-! grep -q tsc "$tmp/cmdline" || wrong="${wrong:+$wrong; }the TSC of this host is in it"
+grep -q -x 'console=ttyS0 reboot=k panic=-1 gmem_memory=private some words' "$tmp/cmdline" ||
+	wrong="${wrong:+$wrong; }more on the command line"
 verdict "the records hold the kernel, the initrd and the command line"
 
 wrong=

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * gmem_vmm - a small VMM whose guest's RAM is private guest_memfd memory
+ * gmem_vmm - a small VMM whose guest's RAM is a guest_memfd
  *
  * Where to read what, in the order of a run:
  *   options.c  the command line
@@ -9,15 +9,15 @@
  *   memory.c   RAM: the guest_memfd, the memory slots, private <-> shared
  *   load.c     kernel, initrd and boot tables: where they go
  *   mptable.c  the table in which the guest finds its processors
- *   copy.c     how they get into RAM that the VMM cannot write; copy.S helps
- *   measure.c  the other way: a back end takes and measures them (--measure)
+ *   measure.c  a back end takes and measures them (--measure)
  *   prefault.c RAM mapped before the guest runs (--prefault)
- *   cpuid.c    what the guest is told about its processor, and what is hidden
+ *   cpuid.c    what the guest is told about its processor
  *   vcpu.c     the vCPU threads and their exits
  *   ports.c    I/O ports: who answers which; clock, reset
  *   serial.c   the serial console
- *   probe.c    the VMM's half of the demo guest's privacy checks
- *   stats.c    KVM's own counters
+ *   probe.c    the VMM's half of the demo guest's checks
+ *   second.c   a second process that has the guest's memory (--second-process)
+ *   stats.c    counters of KVM and of the kernel
  *   report.c   the table
  */
 #ifndef GMEM_VMM_H
@@ -40,13 +40,11 @@
 
 /*
  * Guest-physical layout.  RAM fills [0, 3 GiB) and goes on at 4 GiB.  The gap
- * holds the window the boot files come through, the APIC and IO-APIC, and the
- * pages that KVM needs for itself on Intel processors.
+ * holds the APIC and IO-APIC, and the pages that KVM needs for itself on Intel
+ * processors.
  */
 #define LOW_RAM_END	(3 * GIB)
 #define HIGH_RAM_START	(4 * GIB)
-#define WINDOW_GPA	LOW_RAM_END
-#define WINDOW_MAX	(GIB / 2)
 #define IDENTITY_MAP_GPA 0xfffbc000ULL
 #define TSS_GPA		0xfffbd000ULL
 
@@ -66,8 +64,13 @@
 
 #define SERIAL_IRQ	4
 
-/* Port that copy.S writes to when all is copied; it has the number as well. */
-#define COPY_DONE_PORT	0xf5
+enum memory_kind {
+	MEMORY_PRIVATE,		/* in a file that the VMM cannot map */
+	MEMORY_INPLACE,		/* in a file that it can map where it is shared */
+	MEMORY_SHARED,		/* in a file that it can map */
+	MEMORY_ORDINARY,	/* no file */
+	NR_MEMORY_KINDS
+};
 
 struct options {
 	uint64_t mem;
@@ -75,7 +78,8 @@ struct options {
 	const char *initrd;
 	const char *append;
 	unsigned int cpus;
-	bool private;
+	enum memory_kind memory;
+	bool second_process;
 	bool prefault;
 	bool measure;
 	bool dump_image;
@@ -93,9 +97,7 @@ struct ram {
 	struct region region[MAX_REGIONS];
 	unsigned int nr_regions;
 	int fd;			/* the guest_memfd, -1 for ordinary memory */
-	uint8_t *mapping;	/* shared side of all RAM, userspace_addr of the slots */
-	void *window;		/* boot files, while loading */
-	uint64_t window_size;
+	uint8_t *mapping;	/* what the VMM sees of RAM, userspace_addr of the slots */
 
 	/* The lock covers the rest and makes a conversion one step. */
 	pthread_mutex_t lock;
@@ -103,6 +105,7 @@ struct ram {
 	uint64_t private_pages;
 	uint64_t to_shared;	/* conversions that changed something */
 	uint64_t to_private;
+	uint64_t pinned;	/* refused, as somebody held on to a page */
 };
 
 /* KVM's counters of second-level page faults, and their names in KVM: stats.c. */
@@ -150,7 +153,6 @@ struct vmm {
 	struct ram ram;
 	struct vcpu vcpu[MAX_VCPUS];
 	struct map_stats prefaulted;
-	unsigned int tsc_khz;
 	uint64_t start_ns;
 	uint64_t user_space_ns;	/* 0 until the guest says so */
 	unsigned int proofs_passed;
@@ -185,6 +187,20 @@ void warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 uint64_t now_ns(void);
 
 /* options.c */
+extern const char * const memory_names[NR_MEMORY_KINDS];
+
+/* The guest can ask for pages to be private or shared. */
+static inline bool has_private(const struct options *opt)
+{
+	return opt->memory == MEMORY_PRIVATE || opt->memory == MEMORY_INPLACE;
+}
+
+/* The file is the only memory: what the VMM sees of RAM is the file, mapped. */
+static inline bool maps_file(const struct options *opt)
+{
+	return opt->memory == MEMORY_INPLACE || opt->memory == MEMORY_SHARED;
+}
+
 void parse_options(struct options *opt, int argc, char **argv);
 
 /* vm.c */
@@ -192,26 +208,23 @@ void vm_create(struct vmm *vmm);
 void vm_irq(struct vmm *vmm, unsigned int irq, bool level);
 
 /* memory.c */
+uint64_t ram_file_flags(const struct options *opt);
 void ram_layout(struct vmm *vmm);
 void ram_create(struct vmm *vmm);
-void *ram_shared_side(struct vmm *vmm, uint64_t gpa, uint64_t size);
+void *ram_in_vmm(struct vmm *vmm, uint64_t gpa, uint64_t size);
+void ram_write(struct vmm *vmm, uint64_t gpa, void *pages, uint64_t size);
+void ram_make_private(struct vmm *vmm);
 bool ram_is_private(struct vmm *vmm, uint64_t gpa);
 uint64_t ram_conversions(struct vmm *vmm);
 uint64_t ram_private_pages(struct vmm *vmm);
 int ram_convert(struct vmm *vmm, uint64_t gpa, uint64_t size, bool private);
 int64_t ram_file_pages(struct vmm *vmm);
-void *window_open(struct vmm *vmm, uint64_t size);
-void window_close(struct vmm *vmm);
 
 /* load.c */
 void image_build(struct vmm *vmm, struct image *image);
+void walk_image(struct vmm *vmm, const struct image *image,
+		void (*use)(struct vmm *vmm, uint64_t gpa, void *pages, uint64_t size));
 void load_guest(struct vmm *vmm);
-
-/* copy.S: code for the guest */
-extern const uint8_t copy_stub[], copy_stub_end[];
-
-/* copy.c */
-void copy_into_ram(struct vmm *vmm, const struct image *image);
 
 /* measure.c */
 void measure_attach(struct vmm *vmm);
@@ -231,8 +244,8 @@ void cpuid_set(struct vcpu *vcpu);
 
 /* vcpu.c */
 void vcpu_create(struct vmm *vmm, unsigned int id);
-void vcpu_flat_mode(struct vcpu *vcpu, uint64_t rip, uint64_t rbx, uint64_t rsi);
-int vcpu_run(struct vcpu *vcpu);
+void vcpu_flat_mode(struct vcpu *vcpu, uint64_t rip, uint64_t rsi);
+uint64_t vcpu_msr(struct vcpu *vcpu, uint32_t msr);
 void vcpu_start(struct vcpu *vcpu);
 void vcpu_stop(struct vcpu *vcpu);
 void vm_stop(struct vmm *vmm, int status, const char *fmt, ...)
@@ -250,15 +263,28 @@ uint8_t serial_in(struct vmm *vmm, unsigned int reg);
 void serial_out(struct vmm *vmm, unsigned int reg, uint8_t value);
 
 /* probe.c */
+struct search {
+	uint64_t found;
+	uint64_t readable;	/* pages that were searched */
+	uint64_t refused;	/* pages that are there and cannot be read */
+};
+
+struct search search_secret(const uint8_t *mapping, uint64_t size, uint32_t seed);
 void probe_arg(uint32_t value);
 void probe_command(struct vmm *vmm, uint32_t cmd);
 uint32_t probe_answer(void);
+
+/* second.c */
+void second_start(void);
+void second_give_file(struct vmm *vmm);
+uint64_t second_search(uint32_t seed);
 
 /* stats.c */
 extern const char * const fault_stat_names[NR_FAULT_STATS];
 int stats_open(int fd);
 bool stats_faults(const struct vcpu *vcpu, struct fault_stats *stats);
 bool stats_mappings(const struct vmm *vmm, struct map_stats *stats);
+bool stats_resident(const void *start, uint64_t size, uint64_t *file, uint64_t *anonymous);
 
 /* report.c */
 void report(struct vmm *vmm);

@@ -105,40 +105,17 @@ static struct blob load_initrd(struct vmm *vmm, struct setup_header *hdr, uint64
 	return initrd;
 }
 
-/* KVM keeps the TSCs of all vCPUs in step if its own host trusts the TSC. */
-static bool host_trusts_tsc(void)
-{
-	static const char path[] =
-		"/sys/devices/system/clocksource/clocksource0/current_clocksource";
-	char name[8] = "";
-	FILE *file = fopen(path, "re");
-
-	if (!file)
-		return false;
-	if (!fgets(name, sizeof(name), file))
-		name[0] = '\0';
-	fclose(file);
-	return !strcmp(name, "tsc\n");
-}
-
 /*
- * The guest has no kvm-clock (see cpuid.c) and no hardware to measure its TSC
- * against quickly, so it is told the frequency, and whether to rely on it.
- * reboot=k and panic=-1 turn the end of the guest into something ports.c sees.
- *
- * The frequency is the one thing here that is the host's.  A measured guest is
- * not told, and calibrates its TSC with the PIT.
+ * reboot=k and panic=-1 turn the end of the guest into something ports.c sees;
+ * gmem_memory is for the demo guest's init.  Nothing here may be the host's, see
+ * above.
  */
 static size_t build_cmdline(struct vmm *vmm, char *buf, size_t size)
 {
-	char tsc[64] = "";
 	int len;
 
-	if (vmm->tsc_khz && !vmm->opt.measure)
-		snprintf(tsc, sizeof(tsc), " tsc_early_khz=%u%s", vmm->tsc_khz,
-			 host_trusts_tsc() ? " tsc=reliable" : "");
-	len = snprintf(buf, size, "console=ttyS0 reboot=k panic=-1%s gmem_memory=%s%s%s",
-		       tsc, vmm->opt.private ? "private" : "ordinary",
+	len = snprintf(buf, size, "console=ttyS0 reboot=k panic=-1 gmem_memory=%s%s%s",
+		       memory_names[vmm->opt.memory],
 		       *vmm->opt.append ? " " : "", vmm->opt.append);
 	if ((size_t)len >= size)
 		die(2, "--append: the kernel command line is longer than %zu bytes", size - 1);
@@ -207,6 +184,50 @@ void image_build(struct vmm *vmm, struct image *image)
 	image->entry = params.hdr.code32_start;
 }
 
+/* The whole pages of each part of the image, in order; the rest of them is zero. */
+void walk_image(struct vmm *vmm, const struct image *image,
+		void (*use)(struct vmm *vmm, uint64_t gpa, void *pages, uint64_t size))
+{
+	uint64_t start, end, previous = 0;
+	const struct blob *blob;
+	uint8_t *pages;
+	unsigned int i;
+
+	for (i = 0; i < image->count; i++) {
+		blob = &image->blobs[i];
+		start = blob->gpa & ~(PAGE_SIZE - 1);
+		end = (blob->gpa + blob->size + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1);
+		if (start < previous)
+			die(1, "parts of the image share page %#llx",
+			    (unsigned long long)start);
+		previous = end;
+		pages = mmap(NULL, end - start, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (pages == MAP_FAILED)
+			die(1, "copy of a part of the image: %s", strerror(errno));
+		memcpy(pages + (blob->gpa - start), blob->data, blob->size);
+		use(vmm, start, pages, end - start);
+		munmap(pages, end - start);
+	}
+}
+
+/* Straight to its place: the VMM sees RAM, in place as long as it is shared. */
+static void copy_into_ram(struct vmm *vmm, const struct image *image)
+{
+	const struct blob *blob;
+	unsigned int i;
+	void *to;
+
+	for (i = 0; i < image->count; i++) {
+		blob = &image->blobs[i];
+		to = ram_in_vmm(vmm, blob->gpa, blob->size);
+		if (!to)
+			die(1, "loading the guest: no RAM at %#llx",
+			    (unsigned long long)blob->gpa);
+		memcpy(to, blob->data, blob->size);
+	}
+}
+
 void load_guest(struct vmm *vmm)
 {
 	struct image image;
@@ -214,7 +235,11 @@ void load_guest(struct vmm *vmm)
 	image_build(vmm, &image);
 	if (vmm->opt.measure)
 		measure_into_ram(vmm, &image);
+	else if (vmm->opt.memory == MEMORY_PRIVATE)
+		walk_image(vmm, &image, ram_write);
 	else
 		copy_into_ram(vmm, &image);
-	vcpu_flat_mode(&vmm->vcpu[0], image.entry, 0, BOOT_PARAMS_GPA);
+	if (vmm->opt.memory == MEMORY_INPLACE)
+		ram_make_private(vmm);
+	vcpu_flat_mode(&vmm->vcpu[0], image.entry, BOOT_PARAMS_GPA);
 }

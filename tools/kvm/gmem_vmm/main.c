@@ -96,8 +96,12 @@ int main(int argc, char **argv)
 	block_signals(&set);
 	vmm.main_thread = pthread_self();
 
+	if (vmm.opt.second_process)
+		second_start();
 	vm_create(&vmm);
 	ram_create(&vmm);
+	if (vmm.opt.second_process)
+		second_give_file(&vmm);
 	if (vmm.opt.measure)
 		measure_attach(&vmm);
 	for (i = 0; i < vmm.opt.cpus; i++)

@@ -5,7 +5,7 @@
  * /dev/kvm-gmem-soft stands in for the firmware or hypervisor that owns the
  * private memory of a confidential VM.  It takes the image page by page, in
  * ascending order, and measures each with its address; it lets the vCPUs run when
- * the image is complete.  No guest code copies anything and there is no window.
+ * the image is complete.  Nobody else can write to the file.
  *
  * The digest is SHA-256 of these records, one per page: its guest physical
  * address as a little-endian 64-bit number, its 4096 bytes.  --dump-image writes
@@ -18,41 +18,12 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "gmem_vmm.h"
 
 #define BACK_END	"/dev/kvm-gmem-soft"
 #define MAX_ORDER	18	/* this back end can map whatever KVM can */
-
-/* The whole pages of each part of the image, in order; the rest of them is zero. */
-static void walk_image(struct vmm *vmm, const struct image *image,
-		       void (*use)(struct vmm *vmm, uint64_t gpa, void *pages,
-				   uint64_t size))
-{
-	uint64_t start, end, previous = 0;
-	const struct blob *blob;
-	uint8_t *pages;
-	unsigned int i;
-
-	for (i = 0; i < image->count; i++) {
-		blob = &image->blobs[i];
-		start = blob->gpa & ~(PAGE_SIZE - 1);
-		end = (blob->gpa + blob->size + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1);
-		if (start < previous)
-			die(1, "parts of the image share page %#llx",
-			    (unsigned long long)start);
-		previous = end;
-		pages = mmap(NULL, end - start, PROT_READ | PROT_WRITE,
-			     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-		if (pages == MAP_FAILED)
-			die(1, "copy of a part of the image: %s", strerror(errno));
-		memcpy(pages + (blob->gpa - start), blob->data, blob->size);
-		use(vmm, start, pages, end - start);
-		munmap(pages, end - start);
-	}
-}
 
 /* Before there are vCPUs: from here on they cannot run until all is measured. */
 void measure_attach(struct vmm *vmm)

@@ -1,18 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * RAM: one guest_memfd that the guest's private pages live in, and one mapping
- * of the same size for its shared pages.
+ * RAM: one guest_memfd and one mapping of the same size, joined by the memory
+ * slots.  What the mapping is makes the kinds of memory:
  *
- * Both belong to the same memory slots.  The attribute of a page decides which
- * of the two the guest sees; the other one should hold nothing.  KVM neither
- * copies nor clears on a change of attributes, so ram_convert() gives the stale
- * side back: the guest then finds zeroes, and the memory is not paid for twice.
- * The mapping is never populated ahead: pages appear when a page becomes shared
- * and is touched.
- *
- * The VMM has no access to private pages at all (read() and mmap() of the file
- * fail), so boot files travel through a window: ordinary shared memory in the
- * gap below 4 GiB, present only while the guest is being loaded.
+ * private   The file cannot be mapped.  It holds the private pages; the mapping is
+ *	     anonymous memory for pages that the guest shares.  The attribute of
+ *	     a page decides which of the two the guest sees; the other one should
+ *	     hold nothing.  KVM neither copies nor clears on a change of
+ *	     attributes, so ram_convert() gives the stale side back: the guest then
+ *	     finds zeroes, and the memory is not paid for twice.  The mapping is
+ *	     never populated ahead.
+ * in place  The mapping is that of the file.  A page has one place, private or
+ *	     shared, and keeps its content when it is converted.  The attribute
+ *	     decides whether the VMM may touch it, SIGBUS if not.
+ * shared    The same without attributes: the VMM may touch all of it, and so may
+ *	     any process that it gives the file to.
+ * ordinary  No file: the mapping is RAM.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -22,10 +25,13 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "gmem_vmm.h"
 
-#define WINDOW_SLOT	MAX_REGIONS
+/* How long to wait for whoever holds on to a page that is to become private. */
+#define PIN_TRIES	50
+#define PIN_WAIT_US	1000
 
 static void *map_anonymous(uint64_t size, const char *what)
 {
@@ -35,6 +41,15 @@ static void *map_anonymous(uint64_t size, const char *what)
 	if (p == MAP_FAILED)
 		die(1, "%s of %llu bytes: %s", what, (unsigned long long)size,
 		    strerror(errno));
+	return p;
+}
+
+static void *map_file(const struct ram *ram, uint64_t size)
+{
+	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, ram->fd, 0);
+
+	if (p == MAP_FAILED)
+		die(1, "mmap of the guest_memfd: %s", strerror(errno));
 	return p;
 }
 
@@ -52,8 +67,7 @@ static void set_ordinary_slot(struct vmm *vmm, unsigned int slot, uint64_t gpa,
 		die(1, "memory slot %u: %s", slot, strerror(errno));
 }
 
-static void set_private_slot(struct vmm *vmm, unsigned int slot,
-			     const struct region *r)
+static void set_file_slot(struct vmm *vmm, unsigned int slot, const struct region *r)
 {
 	struct kvm_userspace_memory_region2 region = {
 		.slot = slot,
@@ -69,6 +83,11 @@ static void set_private_slot(struct vmm *vmm, unsigned int slot,
 		die(1, "memory slot %u with guest_memfd: %s", slot, strerror(errno));
 }
 
+/*
+ * 0 or -errno.  In place, a page does not become private while anybody in the host
+ * holds on to it, like I/O that is on its way.  KVM says EAGAIN then and has changed
+ * nothing.  Most do not hold on for long, so wait a little.
+ */
 static int set_attributes(struct vmm *vmm, uint64_t gpa, uint64_t size, bool private)
 {
 	struct kvm_memory_attributes attributes = {
@@ -76,8 +95,16 @@ static int set_attributes(struct vmm *vmm, uint64_t gpa, uint64_t size, bool pri
 		.size = size,
 		.attributes = private ? KVM_MEMORY_ATTRIBUTE_PRIVATE : 0,
 	};
+	unsigned int i;
 
-	return ioctl(vmm->vm_fd, KVM_SET_MEMORY_ATTRIBUTES, &attributes);
+	for (i = 0; i < PIN_TRIES; i++) {
+		if (!ioctl(vmm->vm_fd, KVM_SET_MEMORY_ATTRIBUTES, &attributes))
+			return 0;
+		if (errno != EAGAIN)
+			return -errno;
+		usleep(PIN_WAIT_US);
+	}
+	return -EAGAIN;
 }
 
 static void add_region(struct ram *ram, uint64_t gpa, uint64_t size, uint64_t offset)
@@ -87,9 +114,25 @@ static void add_region(struct ram *ram, uint64_t gpa, uint64_t size, uint64_t of
 	};
 }
 
+/* What the file must be able to do besides holding the guest's pages. */
+uint64_t ram_file_flags(const struct options *opt)
+{
+	switch (opt->memory) {
+	case MEMORY_SHARED:
+		return GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED;
+	case MEMORY_INPLACE:
+		return GUEST_MEMFD_FLAG_MMAP;
+	default:
+		/* A back end fills private memory itself and lets nobody else. */
+		return opt->measure ? 0 : GUEST_MEMFD_FLAG_WRITE;
+	}
+}
+
 static void create_file(struct vmm *vmm)
 {
-	struct kvm_create_guest_memfd create = { .size = vmm->opt.mem };
+	struct kvm_create_guest_memfd create = {
+		.size = vmm->opt.mem, .flags = ram_file_flags(&vmm->opt),
+	};
 
 	vmm->ram.fd = ioctl(vmm->vm_fd, KVM_CREATE_GUEST_MEMFD, &create);
 	if (vmm->ram.fd < 0)
@@ -114,22 +157,41 @@ void ram_create(struct vmm *vmm)
 	unsigned int i;
 
 	ram_layout(vmm);
-	ram->mapping = map_anonymous(mem, "address space for RAM");
 	ram->private = map_anonymous(mem / PAGE_SIZE, "page table of the VMM");
 	ram->fd = -1;
-	if (vmm->opt.private)
+	if (vmm->opt.memory != MEMORY_ORDINARY)
 		create_file(vmm);
+	ram->mapping = maps_file(&vmm->opt) ? map_file(ram, mem) :
+					      map_anonymous(mem, "address space for RAM");
 
 	for (i = 0; i < ram->nr_regions; i++) {
 		r = &ram->region[i];
-		if (!vmm->opt.private) {
+		if (ram->fd < 0)
 			set_ordinary_slot(vmm, i, r->gpa, r->size,
 					  ram->mapping + r->offset);
-			continue;
-		}
-		set_private_slot(vmm, i, r);
-		if (set_attributes(vmm, r->gpa, r->size, true))
-			die(1, "making RAM private: %s", strerror(errno));
+		else
+			set_file_slot(vmm, i, r);
+	}
+	/* In place, RAM is loaded first, while it is shared. */
+	if (vmm->opt.memory != MEMORY_PRIVATE)
+		return;
+	ram_make_private(vmm);
+	/* A page that the guest shares is not to cost 2 MiB; fails where none can. */
+	madvise(ram->mapping, mem, MADV_NOHUGEPAGE);
+}
+
+void ram_make_private(struct vmm *vmm)
+{
+	struct ram *ram = &vmm->ram;
+	const struct region *r;
+	unsigned int i;
+	int ret;
+
+	for (i = 0; i < ram->nr_regions; i++) {
+		r = &ram->region[i];
+		ret = set_attributes(vmm, r->gpa, r->size, true);
+		if (ret)
+			die(1, "making RAM private: %s", strerror(-ret));
 		memset(ram->private + r->offset / PAGE_SIZE, 1, r->size / PAGE_SIZE);
 		ram->private_pages += r->size / PAGE_SIZE;
 	}
@@ -149,12 +211,36 @@ static const struct region *find_region(struct ram *ram, uint64_t gpa, uint64_t 
 	return NULL;
 }
 
-/* Where the VMM sees what the guest shares; NULL if not all of it is RAM. */
-void *ram_shared_side(struct vmm *vmm, uint64_t gpa, uint64_t size)
+/* Where the VMM sees RAM that is not private; NULL if not all of it is RAM. */
+void *ram_in_vmm(struct vmm *vmm, uint64_t gpa, uint64_t size)
 {
 	const struct region *r = find_region(&vmm->ram, gpa, size);
 
 	return r ? vmm->ram.mapping + r->offset + (gpa - r->gpa) : NULL;
+}
+
+/*
+ * Fill RAM before the guest runs, through the file: whole pages, each of them once.
+ * A file that cannot be mapped has no other way in.
+ */
+void ram_write(struct vmm *vmm, uint64_t gpa, void *pages, uint64_t size)
+{
+	const struct region *r = find_region(&vmm->ram, gpa, size);
+	uint64_t done = 0;
+	ssize_t ret;
+
+	if (!r)
+		die(1, "loading the guest: no RAM at %#llx", (unsigned long long)gpa);
+	while (done < size) {
+		ret = pwrite(vmm->ram.fd, (uint8_t *)pages + done, size - done,
+			     r->offset + (gpa - r->gpa) + done);
+		if (ret < 0 && errno == EINTR)
+			continue;
+		if (ret <= 0)
+			die(1, "writing RAM at %#llx: %s", (unsigned long long)(gpa + done),
+			    ret ? strerror(errno) : "nothing was written");
+		done += ret;
+	}
 }
 
 bool ram_is_private(struct vmm *vmm, uint64_t gpa)
@@ -213,16 +299,22 @@ static bool note_conversion(struct ram *ram, uint64_t offset, uint64_t size, boo
 
 /*
  * First the attributes: from then on no vCPU can reach the stale side, so
- * nothing can come back in it once it is discarded.
+ * nothing can come back in it once it is discarded.  In place there is no other
+ * side.
  */
 static int convert(struct vmm *vmm, uint64_t gpa, uint64_t offset, uint64_t size,
 		   bool private)
 {
 	struct ram *ram = &vmm->ram;
+	int ret;
 
-	if (set_attributes(vmm, gpa, size, private))
-		return -errno;
-	if (!note_conversion(ram, offset, size, private))
+	ret = set_attributes(vmm, gpa, size, private);
+	if (ret) {
+		ram->pinned += ret == -EAGAIN;
+		return ret;
+	}
+	if (!note_conversion(ram, offset, size, private) ||
+	    vmm->opt.memory == MEMORY_INPLACE)
 		return 0;
 	if (private)
 		return madvise(ram->mapping + offset, size, MADV_DONTNEED) ? -errno : 0;
@@ -235,7 +327,7 @@ int ram_convert(struct vmm *vmm, uint64_t gpa, uint64_t size, bool private)
 	const struct region *r = find_region(&vmm->ram, gpa, size);
 	int ret;
 
-	if (!r || !vmm->opt.private)
+	if (!r || !has_private(&vmm->opt))
 		return -EINVAL;
 	pthread_mutex_lock(&vmm->ram.lock);
 	ret = convert(vmm, gpa, r->offset + (gpa - r->gpa), size, private);
@@ -255,20 +347,4 @@ int64_t ram_file_pages(struct vmm *vmm)
 	if (fstat(vmm->ram.fd, &st))
 		return -1;
 	return st.st_blocks * 512LL / (long long)PAGE_SIZE;
-}
-
-void *window_open(struct vmm *vmm, uint64_t size)
-{
-	struct ram *ram = &vmm->ram;
-
-	ram->window_size = (size + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1);
-	ram->window = map_anonymous(ram->window_size, "window for boot files");
-	set_ordinary_slot(vmm, WINDOW_SLOT, WINDOW_GPA, ram->window_size, ram->window);
-	return ram->window;
-}
-
-void window_close(struct vmm *vmm)
-{
-	set_ordinary_slot(vmm, WINDOW_SLOT, WINDOW_GPA, 0, vmm->ram.window);
-	munmap(vmm->ram.window, vmm->ram.window_size);
 }

@@ -13,12 +13,19 @@
 #define MIN_MEM	(16ULL << 20)
 #define MAX_MEM	(1024 * GIB)
 
+const char * const memory_names[NR_MEMORY_KINDS] = {
+	[MEMORY_PRIVATE] = "private",
+	[MEMORY_INPLACE] = "inplace",
+	[MEMORY_SHARED] = "shared",
+	[MEMORY_ORDINARY] = "ordinary",
+};
+
 static const char usage[] =
 "Usage: gmem_vmm --kernel BZIMAGE [OPTION]...\n"
 "\n"
-"Boot a Linux kernel in a KVM VM whose RAM is private guest_memfd memory, with\n"
-"a serial console on standard input and output.  When the guest ends, or on\n"
-"SIGINT or SIGTERM, print a table of what its memory did.\n"
+"Boot a Linux kernel in a KVM VM whose RAM is a guest_memfd, with a serial console\n"
+"on standard input and output.  When the guest ends, or on SIGINT or SIGTERM, print\n"
+"a table of what its memory did.\n"
 "\n"
 "  --kernel FILE      bzImage to boot, x86-64, any unmodified Linux\n"
 "  --initrd FILE      initial RAM disk\n"
@@ -26,8 +33,16 @@ static const char usage[] =
 "  --mem SIZE[K|M|G]  RAM in bytes, KiB, MiB or GiB: multiple of 4K, 16M to\n"
 "                     1024G (default 64M)\n"
 "  --cpus N           vCPUs, 1 to 4 (default 1)\n"
-"  --memory KIND      private: a SW_PROTECTED VM and one guest_memfd (default)\n"
-"                     ordinary: the same guest in ordinary memory, the baseline\n"
+"  --memory KIND      private: in a file that the VMM cannot map; pages that the\n"
+"                     guest shares are ordinary memory (default)\n"
+"                     inplace: in a file that the VMM can map; pages are private\n"
+"                     or shared where they are\n"
+"                     shared: in a file that the VMM can map, all of it\n"
+"                     ordinary: in ordinary memory, the baseline\n"
+"  --inplace          same as --memory inplace\n"
+"  --shared           same as --memory shared\n"
+"  --second-process   of shared memory: give the file to a second process, which\n"
+"                     looks for the demo guest's secret as well\n"
 "  --prefault         map all RAM before the guest runs, so that it never faults on\n"
 "                     RAM; what it converts is mapped again at once\n"
 "  --measure          give kernel, initrd and boot tables to /dev/kvm-gmem-soft to\n"
@@ -42,7 +57,7 @@ static const char usage[] =
 "The guest ends the VM by writing a byte to I/O port 0xf4: 0 if all is well.\n"
 "Resetting ends it too, but counts as a failure: that is how a panic ends.\n"
 "\n"
-"Exit status: 0 the guest ended itself with value 0 and no privacy check failed;\n"
+"Exit status: 0 the guest ended itself with value 0 and no check failed;\n"
 "1 it ended otherwise, or something failed while it ran; 2 wrong arguments, a\n"
 "missing file, or a kernel without the feature; 128 + N stopped by signal N.\n"
 "With --dump-image: 0 all is written; 1 writing failed; 2 as above.\n";
@@ -83,13 +98,14 @@ static unsigned int parse_cpus(const char *text)
 	return text[0] - '0';
 }
 
-static bool parse_memory(const char *text)
+static enum memory_kind parse_memory(const char *text)
 {
-	if (!strcmp(text, "private"))
-		return true;
-	if (!strcmp(text, "ordinary"))
-		return false;
-	die(2, "--memory %s: give private or ordinary", text);
+	unsigned int i;
+
+	for (i = 0; i < NR_MEMORY_KINDS; i++)
+		if (!strcmp(text, memory_names[i]))
+			return i;
+	die(2, "--memory %s: give private, inplace, shared or ordinary", text);
 }
 
 static void check_file(const char *option, const char *path)
@@ -105,9 +121,13 @@ static void check_combination(const struct options *opt)
 		die(2, "--dump-image starts no VM: not with --measure, see --help");
 	if (opt->dump_image && opt->prefault)
 		die(2, "--dump-image starts no VM: not with --prefault, see --help");
-	if ((opt->dump_image || opt->measure) && !opt->private)
-		die(2, "%s is for private memory: not with --memory ordinary, see --help",
-		    opt->measure ? "--measure" : "--dump-image");
+	if ((opt->dump_image || opt->measure) && opt->memory != MEMORY_PRIVATE)
+		die(2, "%s is for private memory: not with --memory %s, see --help",
+		    opt->measure ? "--measure" : "--dump-image",
+		    memory_names[opt->memory]);
+	if (opt->second_process && opt->memory != MEMORY_SHARED)
+		die(2, "--second-process is for shared memory: not with --memory %s, see --help",
+		    memory_names[opt->memory]);
 }
 
 void parse_options(struct options *opt, int argc, char **argv)
@@ -119,6 +139,9 @@ void parse_options(struct options *opt, int argc, char **argv)
 		{ "mem",	required_argument,	NULL, 'm' },
 		{ "cpus",	required_argument,	NULL, 'c' },
 		{ "memory",	required_argument,	NULL, 't' },
+		{ "inplace",	no_argument,		NULL, 'I' },
+		{ "shared",	no_argument,		NULL, 'S' },
+		{ "second-process", no_argument,	NULL, '2' },
 		{ "prefault",	no_argument,		NULL, 'p' },
 		{ "measure",	no_argument,		NULL, 'M' },
 		{ "dump-image",	no_argument,		NULL, 'd' },
@@ -129,7 +152,7 @@ void parse_options(struct options *opt, int argc, char **argv)
 	int c;
 
 	*opt = (struct options){
-		.mem = 64ULL << 20, .append = "", .cpus = 1, .private = true,
+		.mem = 64ULL << 20, .append = "", .cpus = 1,
 	};
 	opterr = 0;
 	while ((c = getopt_long(argc, argv, ":vh", options, NULL)) != -1) {
@@ -150,7 +173,16 @@ void parse_options(struct options *opt, int argc, char **argv)
 			opt->cpus = parse_cpus(optarg);
 			break;
 		case 't':
-			opt->private = parse_memory(optarg);
+			opt->memory = parse_memory(optarg);
+			break;
+		case 'I':
+			opt->memory = MEMORY_INPLACE;
+			break;
+		case 'S':
+			opt->memory = MEMORY_SHARED;
+			break;
+		case '2':
+			opt->second_process = true;
 			break;
 		case 'p':
 			opt->prefault = true;

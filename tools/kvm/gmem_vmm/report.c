@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /* The table at the end.  All vCPUs have stopped: no locks. */
+#include <asm/kvm_para.h>
 #include <stdio.h>
 
 #include "gmem_vmm.h"
@@ -56,7 +57,7 @@ static void print_file(struct vmm *vmm)
 {
 	int64_t pages;
 
-	if (!vmm->opt.private) {
+	if (vmm->ram.fd < 0) {
 		printf("  pages in the guest_memfd none, ordinary memory\n");
 		return;
 	}
@@ -66,6 +67,42 @@ static void print_file(struct vmm *vmm)
 	else
 		printf("  pages in the guest_memfd %lld (%.1f MiB)\n", (long long)pages,
 		       pages * PAGE_SIZE / 1048576.0);
+}
+
+/* Together with the file's pages this is all memory that the guest costs. */
+static void print_resident(struct vmm *vmm)
+{
+	uint64_t file, anonymous;
+
+	if (stats_resident(vmm->ram.mapping, vmm->opt.mem, &file, &anonymous))
+		printf("  pages the VMM has mapped %llu of the file, %llu of its own\n",
+		       (unsigned long long)file, (unsigned long long)anonymous);
+	else
+		printf("  pages the VMM has mapped unknown, the kernel does not say\n");
+}
+
+/* A feature is in use on a vCPU that has given KVM a page for it. */
+static void print_paravirt(struct vmm *vmm)
+{
+	static const struct {
+		uint32_t msr;
+		const char *name;
+	} features[] = {
+		{ MSR_KVM_SYSTEM_TIME_NEW, "kvm-clock" },
+		{ MSR_KVM_STEAL_TIME, "steal time" },
+		{ MSR_KVM_ASYNC_PF_EN, "async page faults" },
+		{ MSR_KVM_PV_EOI_EN, "PV EOI" },
+	};
+	unsigned int i, id, on;
+
+	printf("  vCPUs that use           ");
+	for (i = 0; i < sizeof(features) / sizeof(features[0]); i++) {
+		on = 0;
+		for (id = 0; id < vmm->opt.cpus; id++)
+			on += vcpu_msr(&vmm->vcpu[id], features[i].msr) & 1;
+		printf("%s%s %u", i ? ", " : "", features[i].name, on);
+	}
+	putchar('\n');
 }
 
 static void print_boot_time(struct vmm *vmm)
@@ -164,18 +201,23 @@ void report(struct vmm *vmm)
 	for (i = 0; i < vmm->opt.cpus; i++)
 		faults += vmm->vcpu[i].faults;
 	printf("\ngmem_vmm: %s memory, %u vCPU%s, ended by: %s\n",
-	       vmm->opt.private ? "private" : "ordinary", vmm->opt.cpus,
+	       memory_names[vmm->opt.memory], vmm->opt.cpus,
 	       vmm->opt.cpus == 1 ? "" : "s", vmm->reason);
 	print_bytes("RAM private", ram->private_pages);
 	print_bytes("RAM shared", pages - ram->private_pages);
 	print_file(vmm);
+	print_resident(vmm);
 	print_measurement(vmm);
 	print_prefault(vmm);
 	print_faults(vmm);
 	printf("  memory-fault exits       %llu\n", faults);
-	printf("  conversions              %llu to shared, %llu to private\n",
+	printf("  conversions              %llu to shared, %llu to private",
 	       (unsigned long long)ram->to_shared, (unsigned long long)ram->to_private);
-	printf("  privacy checks           %u passed, %u failed\n",
+	if (vmm->opt.memory == MEMORY_INPLACE)
+		printf(", %llu refused for a pinned page", (unsigned long long)ram->pinned);
+	putchar('\n');
+	print_paravirt(vmm);
+	printf("  checks                   %u passed, %u failed\n",
 	       vmm->proofs_passed, vmm->proofs_failed);
 	print_boot_time(vmm);
 	print_exits(vmm);

@@ -1,17 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * KVM's own counters, from the binary statistics files of the VM and its vCPUs.
+ * Counters that are not ours.
  *
- * Such a file describes itself: a header says where the descriptors are, each
- * descriptor has the name of a counter and says where its value is.
+ * KVM's come from the binary statistics files of the VM and its vCPUs.  Such a file
+ * describes itself: a header says where the descriptors are, each descriptor has
+ * the name of a counter and says where its value is.  What of a mapping is in memory
+ * comes from /proc/self/pagemap.
  */
 #define _GNU_SOURCE
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "gmem_vmm.h"
+
+#define PAGEMAP_PRESENT	(1ULL << 63)
+#define PAGEMAP_FILE	(1ULL << 61)
 
 const char * const fault_stat_names[NR_FAULT_STATS] = {
 	[PF_TAKEN] = "pf_taken",
@@ -70,4 +76,35 @@ bool stats_mappings(const struct vmm *vmm, struct map_stats *stats)
 	return read_value(vmm->stats_fd, "pages_4k", &stats->pages_4k) &&
 	       read_value(vmm->stats_fd, "pages_2m", &stats->pages_2m) &&
 	       read_value(vmm->stats_fd, "pages_1g", &stats->pages_1g);
+}
+
+/*
+ * Pages of this process's mappings in the range that are in memory: those that
+ * belong to a file, and the others.
+ */
+bool stats_resident(const void *start, uint64_t size, uint64_t *file, uint64_t *anonymous)
+{
+	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	uint64_t entries[512], first = (uintptr_t)start / PAGE_SIZE;
+	uint64_t i, j, count, pages = size / PAGE_SIZE;
+	bool good = fd >= 0;
+
+	*file = 0;
+	*anonymous = 0;
+	for (i = 0; good && i < pages; i += count) {
+		count = pages - i < 512 ? pages - i : 512;
+		good = read_at(fd, entries, count * sizeof(*entries),
+			       (first + i) * sizeof(*entries));
+		for (j = 0; good && j < count; j++) {
+			if (!(entries[j] & PAGEMAP_PRESENT))
+				continue;
+			if (entries[j] & PAGEMAP_FILE)
+				++*file;
+			else
+				++*anonymous;
+		}
+	}
+	if (fd >= 0)
+		close(fd);
+	return good;
 }

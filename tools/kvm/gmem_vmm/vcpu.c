@@ -23,7 +23,6 @@
 void vcpu_create(struct vmm *vmm, unsigned int id)
 {
 	struct vcpu *vcpu = &vmm->vcpu[id];
-	int khz;
 
 	vcpu->vmm = vmm;
 	vcpu->id = id;
@@ -36,12 +35,10 @@ void vcpu_create(struct vmm *vmm, unsigned int id)
 		die(1, "vCPU %u: mmap of kvm_run: %s", id, strerror(errno));
 	cpuid_set(vcpu);
 	vcpu->stats_fd = stats_open(vcpu->fd);
-	khz = ioctl(vcpu->fd, KVM_GET_TSC_KHZ, 0UL);
-	vmm->tsc_khz = khz > 0 ? khz : 0;
 }
 
 /* 32-bit protected mode, flat segments, no paging, interrupts off. */
-void vcpu_flat_mode(struct vcpu *vcpu, uint64_t rip, uint64_t rbx, uint64_t rsi)
+void vcpu_flat_mode(struct vcpu *vcpu, uint64_t rip, uint64_t rsi)
 {
 	struct kvm_segment code = {
 		.limit = 0xffffffff, .selector = BOOT_CS, .type = 11,
@@ -49,7 +46,7 @@ void vcpu_flat_mode(struct vcpu *vcpu, uint64_t rip, uint64_t rbx, uint64_t rsi)
 	};
 	struct kvm_segment data = code;
 	struct kvm_regs regs = {
-		.rip = rip, .rbx = rbx, .rsi = rsi, .rflags = 2,
+		.rip = rip, .rsi = rsi, .rflags = 2,
 	};
 	struct kvm_sregs sregs;
 
@@ -69,6 +66,17 @@ void vcpu_flat_mode(struct vcpu *vcpu, uint64_t rip, uint64_t rbx, uint64_t rsi)
 	if (ioctl(vcpu->fd, KVM_SET_SREGS, &sregs) ||
 	    ioctl(vcpu->fd, KVM_SET_REGS, &regs))
 		die(1, "KVM_SET_SREGS, KVM_SET_REGS: %s", strerror(errno));
+}
+
+/* Of a vCPU that does not run; 0 if KVM does not know it. */
+uint64_t vcpu_msr(struct vcpu *vcpu, uint32_t msr)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry entry;
+	} msrs = { .head.nmsrs = 1, .entry.index = msr };
+
+	return ioctl(vcpu->fd, KVM_GET_MSRS, &msrs) == 1 ? msrs.entry.data : 0;
 }
 
 /* The first reason to stop is kept; the main thread does the stopping. */
@@ -129,7 +137,8 @@ static void prefault_converted(struct vcpu *vcpu, uint64_t gpa, uint64_t size)
 
 /*
  * MAP_GPA_RANGE(gpa, pages, attributes).  KVM checked alignment and wrap.  What
- * is not RAM is refused, so that the guest does not take it for converted.
+ * is not RAM is refused, so that the guest does not take it for converted; and so
+ * is what cannot become private as somebody holds on to it.
  */
 static void handle_hypercall(struct vcpu *vcpu)
 {
@@ -145,7 +154,7 @@ static void handle_hypercall(struct vcpu *vcpu)
 	size = run->hypercall.args[1] * PAGE_SIZE;
 	ret = ram_convert(vcpu->vmm, gpa, size,
 			  run->hypercall.args[2] & KVM_MAP_GPA_RANGE_ENCRYPTED);
-	run->hypercall.ret = ret ? -KVM_EINVAL : 0;
+	run->hypercall.ret = !ret ? 0 : ret == -EAGAIN ? -KVM_EPERM : -KVM_EINVAL;
 	if (!ret)
 		prefault_converted(vcpu, gpa, size);
 }
@@ -167,7 +176,7 @@ static void handle_memory_fault(struct vcpu *vcpu)
 		warn("vCPU %u: memory fault: gpa %#llx, %llu bytes, %s access", vcpu->id,
 		     (unsigned long long)fault.gpa, (unsigned long long)fault.size,
 		     private ? "private" : "shared");
-	if (ram_shared_side(vmm, fault.gpa, fault.size) &&
+	if (ram_in_vmm(vmm, fault.gpa, fault.size) &&
 	    ram_is_private(vmm, fault.gpa) == private) {
 		if (ram_conversions(vmm) != vcpu->conversions)
 			return;
@@ -218,7 +227,7 @@ static void handle_exit(struct vcpu *vcpu)
  * One KVM_RUN: 0 or -errno.  Memory faults come with EFAULT or EHWPOISON; with
  * any other errno exit_reason means nothing.
  */
-int vcpu_run(struct vcpu *vcpu)
+static int vcpu_run(struct vcpu *vcpu)
 {
 	int ret = ioctl(vcpu->fd, KVM_RUN, 0UL) ? -errno : 0;
 	uint32_t reason = vcpu->run->exit_reason;

@@ -19,48 +19,68 @@ static int check_extension(struct vmm *vmm, long cap)
  * Ask for exactly what will be used.  All of it at system scope, before the VM
  * exists: its type is one of the questions.
  */
-static void require_private_memory(struct vmm *vmm)
+static void require_kvm(struct vmm *vmm)
 {
 	static const struct {
 		long cap;
 		int bits;
+		bool for_private;
 		const char *name;
 	} needed[] = {
-		{ KVM_CAP_VM_TYPES, 1 << KVM_X86_SW_PROTECTED_VM,
+		{ KVM_CAP_VM_TYPES, 1 << KVM_X86_SW_PROTECTED_VM, true,
 		  "KVM_CAP_VM_TYPES with SW_PROTECTED_VM" },
-		{ KVM_CAP_USER_MEMORY2, 1, "KVM_CAP_USER_MEMORY2" },
-		{ KVM_CAP_MEMORY_FAULT_INFO, 1, "KVM_CAP_MEMORY_FAULT_INFO" },
-		{ KVM_CAP_EXIT_HYPERCALL, 1 << KVM_HC_MAP_GPA_RANGE,
+		{ KVM_CAP_USER_MEMORY2, 1, false, "KVM_CAP_USER_MEMORY2" },
+		{ KVM_CAP_MEMORY_FAULT_INFO, 1, true, "KVM_CAP_MEMORY_FAULT_INFO" },
+		{ KVM_CAP_EXIT_HYPERCALL, 1 << KVM_HC_MAP_GPA_RANGE, true,
 		  "KVM_CAP_EXIT_HYPERCALL with MAP_GPA_RANGE" },
 	};
 	unsigned int i;
 
 	for (i = 0; i < sizeof(needed) / sizeof(needed[0]); i++) {
+		if (needed[i].for_private && !has_private(&vmm->opt))
+			continue;
 		if (check_extension(vmm, needed[i].cap) & needed[i].bits)
 			continue;
-		die(2, "/dev/kvm: no %s: private memory needs a kernel with CONFIG_KVM_SW_PROTECTED_VM and the TDP MMU on; --memory ordinary does not",
-		    needed[i].name);
+		die(2, "/dev/kvm: no %s: --memory %s needs a kernel with %s and the TDP MMU on; --memory ordinary does not",
+		    needed[i].name, memory_names[vmm->opt.memory],
+		    has_private(&vmm->opt) ? "CONFIG_KVM_SW_PROTECTED_VM" : "guest_memfd");
 	}
 }
 
 /*
- * On the VM, not on /dev/kvm: whether memory can be private depends on the VM
- * type, and so does the answer to these two.
+ * On the VM, not on /dev/kvm: what its memory can be depends on the VM type, and
+ * so does the answer to these.
  */
 static void require_guest_memfd(struct vmm *vmm)
 {
+	static const struct {
+		uint64_t bit;
+		const char *name;
+	} flags[] = {
+		{ GUEST_MEMFD_FLAG_MMAP, "MMAP" },
+		{ GUEST_MEMFD_FLAG_INIT_SHARED, "INIT_SHARED" },
+		{ GUEST_MEMFD_FLAG_WRITE, "WRITE" },
+	};
 	int attributes = ioctl(vmm->vm_fd, KVM_CHECK_EXTENSION, KVM_CAP_MEMORY_ATTRIBUTES);
+	int have = ioctl(vmm->vm_fd, KVM_CHECK_EXTENSION, KVM_CAP_GUEST_MEMFD_FLAGS);
+	uint64_t missing = ram_file_flags(&vmm->opt) & ~(uint64_t)(have < 0 ? 0 : have);
+	unsigned int i;
 
-	if (attributes < 0 || !(attributes & KVM_MEMORY_ATTRIBUTE_PRIVATE))
+	if (has_private(&vmm->opt) &&
+	    (attributes < 0 || !(attributes & KVM_MEMORY_ATTRIBUTE_PRIVATE)))
 		die(2, "/dev/kvm: the VM has no KVM_CAP_MEMORY_ATTRIBUTES with PRIVATE; try --memory ordinary");
 	if (ioctl(vmm->vm_fd, KVM_CHECK_EXTENSION, KVM_CAP_GUEST_MEMFD) <= 0)
 		die(2, "/dev/kvm: the VM has no KVM_CAP_GUEST_MEMFD; try --memory ordinary");
+	for (i = 0; i < sizeof(flags) / sizeof(flags[0]); i++)
+		if (missing & flags[i].bit)
+			die(2, "/dev/kvm: the VM has no KVM_CAP_GUEST_MEMFD_FLAGS with %s, which --memory %s needs",
+			    flags[i].name, memory_names[vmm->opt.memory]);
 }
 
 static void require_prefault(struct vmm *vmm)
 {
 	if (ioctl(vmm->vm_fd, KVM_CHECK_EXTENSION, KVM_CAP_PRE_FAULT_MEMORY) <= 0)
-		die(2, "/dev/kvm: the VM has no KVM_CAP_PRE_FAULT_MEMORY: --prefault needs a kernel with CONFIG_KVM_SW_PROTECTED_VM and the TDP MMU on");
+		die(2, "/dev/kvm: the VM has no KVM_CAP_PRE_FAULT_MEMORY: --prefault needs a kernel with guest_memfd and the TDP MMU on");
 }
 
 /* Leave KVM_HC_MAP_GPA_RANGE to us: KVM itself never converts memory. */
@@ -107,17 +127,17 @@ void vm_create(struct vmm *vmm)
 		die(1, "KVM_GET_VCPU_MMAP_SIZE: %s", strerror(errno));
 	vmm->run_size = size;
 
-	if (vmm->opt.private) {
-		require_private_memory(vmm);
+	if (vmm->opt.memory != MEMORY_ORDINARY)
+		require_kvm(vmm);
+	if (has_private(&vmm->opt))
 		type = KVM_X86_SW_PROTECTED_VM;
-	}
 	vmm->vm_fd = ioctl(vmm->kvm_fd, KVM_CREATE_VM, type);
 	if (vmm->vm_fd < 0)
 		die(1, "KVM_CREATE_VM of type %lu: %s", type, strerror(errno));
-	if (vmm->opt.private) {
+	if (vmm->opt.memory != MEMORY_ORDINARY)
 		require_guest_memfd(vmm);
+	if (has_private(&vmm->opt))
 		take_hypercall(vmm);
-	}
 	if (vmm->opt.prefault)
 		require_prefault(vmm);
 	vmm->stats_fd = stats_open(vmm->vm_fd);

@@ -24,6 +24,10 @@
 #define BYTES	(PAGE_SIZE << ORDER)
 #define WORDS	(BYTES / sizeof(u64))
 
+static bool inplace;
+module_param(inplace, bool, 0);
+MODULE_PARM_DESC(inplace, "Conversions keep the content");
+
 static unsigned long long *area;
 static u32 area_pfn;
 static bool all_good = true;
@@ -39,7 +43,7 @@ static void ask_vmm(enum probe_cmd cmd, u32 seed, const char *what)
 {
 	outl(area_pfn, PROBE_PORT_ARG);
 	outl(PAGES, PROBE_PORT_ARG);
-	if (cmd != PROBE_CHECK_ZERO)
+	if (cmd == PROBE_CHECK_PATTERN || cmd == PROBE_FILL_PATTERN)
 		outl(seed, PROBE_PORT_ARG);
 	outl(cmd, PROBE_PORT_CMD);
 	verdict(inl(PROBE_PORT_CMD), what);
@@ -59,40 +63,57 @@ static bool area_is_zero(void)
 	return !memchr_inv(area, 0, BYTES);
 }
 
+static bool area_matches(u32 seed)
+{
+	return probe_matches(area, WORDS, seed);
+}
+
+static long ask_conversion(unsigned long attributes)
+{
+	return kvm_hypercall3(KVM_HC_MAP_GPA_RANGE, (u64)area_pfn << PAGE_SHIFT,
+			      PAGES, attributes | KVM_MAP_GPA_RANGE_PAGE_SZ_4K);
+}
+
 static int convert(unsigned long attributes)
 {
-	long ret = kvm_hypercall3(KVM_HC_MAP_GPA_RANGE, (u64)area_pfn << PAGE_SHIFT,
-				  PAGES, attributes | KVM_MAP_GPA_RANGE_PAGE_SZ_4K);
+	long ret = ask_conversion(attributes);
 
 	if (ret)
 		pr_err("MAP_GPA_RANGE of pfn %#x failed: %ld\n", area_pfn, ret);
 	return ret ? -EIO : 0;
 }
 
-static int probe_conversion(void)
+/* The area is shared: guest and VMM see the same pages. */
+static void probe_sharing(void)
+{
+	probe_fill(area, WORDS, 2);
+	ask_vmm(PROBE_CHECK_PATTERN, 2, "the VMM reads what is shared");
+	ask_vmm(PROBE_FILL_PATTERN, 3, "the VMM writes shared pages");
+	tell_vmm(PROBE_SHARED_FROM_VMM, area_matches(3),
+		 "the guest reads what the VMM wrote");
+}
+
+/* Private and shared side are two places: a conversion starts from zero. */
+static int probe_two_sides(void)
 {
 	int ret;
 
 	probe_fill(area, WORDS, 1);
-	ask_vmm(PROBE_CHECK_ZERO, 0, "private data is not in the VMM's mapping");
+	ask_vmm(PROBE_CHECK_ABSENT, 0, "private data is not in the VMM's mapping");
 
 	ret = convert(KVM_MAP_GPA_RANGE_DECRYPTED);
 	if (ret)
 		return ret;
 	tell_vmm(PROBE_SHARED_STARTS_ZERO, area_is_zero(),
 		 "pages converted to shared read zero");
-	probe_fill(area, WORDS, 2);
-	ask_vmm(PROBE_CHECK_PATTERN, 2, "the VMM reads what is shared");
-	ask_vmm(PROBE_FILL_PATTERN, 3, "the VMM writes shared pages");
-	tell_vmm(PROBE_SHARED_FROM_VMM, probe_matches(area, WORDS, 3),
-		 "the guest reads what the VMM wrote");
+	probe_sharing();
 
 	ret = convert(KVM_MAP_GPA_RANGE_ENCRYPTED);
 	if (ret)
 		return ret;
 	tell_vmm(PROBE_PRIVATE_STARTS_ZERO, area_is_zero(),
 		 "pages converted back to private read zero");
-	ask_vmm(PROBE_CHECK_ZERO, 0, "the VMM's side reads zero as well");
+	ask_vmm(PROBE_CHECK_ABSENT, 0, "the VMM's side reads zero as well");
 	probe_fill(area, WORDS, 4);
 
 	ret = convert(KVM_MAP_GPA_RANGE_DECRYPTED);
@@ -101,6 +122,62 @@ static int probe_conversion(void)
 	tell_vmm(PROBE_SHARED_AGAIN_ZERO, area_is_zero(),
 		 "converted again, the private data is gone");
 	return convert(KVM_MAP_GPA_RANGE_ENCRYPTED);
+}
+
+/* One place: a conversion keeps the content, and only says who may see it. */
+static int probe_in_place(void)
+{
+	int ret;
+
+	probe_fill(area, WORDS, 1);
+	ask_vmm(PROBE_CHECK_ABSENT, 0, "the VMM cannot touch private pages");
+
+	ret = convert(KVM_MAP_GPA_RANGE_DECRYPTED);
+	if (ret)
+		return ret;
+	tell_vmm(PROBE_SHARED_KEEPS, area_matches(1),
+		 "pages converted to shared keep their content");
+	ask_vmm(PROBE_CHECK_PATTERN, 1, "the VMM reads what was private");
+	probe_sharing();
+
+	ret = convert(KVM_MAP_GPA_RANGE_ENCRYPTED);
+	if (ret)
+		return ret;
+	tell_vmm(PROBE_PRIVATE_KEEPS, area_matches(3),
+		 "pages converted back to private keep their content");
+	ask_vmm(PROBE_CHECK_ABSENT, 0, "the VMM cannot touch them any more");
+	return 0;
+}
+
+/* As long as the VMM holds on to a page, it could change it: it stays shared. */
+static int probe_pin(void)
+{
+	int ret;
+
+	ret = convert(KVM_MAP_GPA_RANGE_DECRYPTED);
+	if (ret)
+		return ret;
+	probe_fill(area, WORDS, 5);
+	ask_vmm(PROBE_PIN, 0, "the VMM pins a page");
+	tell_vmm(PROBE_PIN_REFUSED, ask_conversion(KVM_MAP_GPA_RANGE_ENCRYPTED) == -KVM_EPERM,
+		 "a pinned page is not converted to private");
+	ask_vmm(PROBE_CHECK_PATTERN, 5, "all of them are shared as before");
+	outl(PROBE_UNPIN, PROBE_PORT_CMD);
+	ret = convert(KVM_MAP_GPA_RANGE_ENCRYPTED);
+	if (ret)
+		return ret;
+	tell_vmm(PROBE_PIN_KEEPS, area_matches(5), "released, it is converted");
+	return 0;
+}
+
+static int probe_conversion(void)
+{
+	int ret;
+
+	if (!inplace)
+		return probe_two_sides();
+	ret = probe_in_place();
+	return ret ?: probe_pin();
 }
 
 /* What kvm_para_has_feature() would say, which is not exported to modules. */

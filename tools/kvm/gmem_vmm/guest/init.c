@@ -2,14 +2,16 @@
 /*
  * init - the only program of the gmem_vmm demo guest
  *
- * Says that user space is reached, fills memory with a secret from every vCPU
- * and asks the VMM to look for it, loads gmem_probe.ko for the conversions,
- * and ends the VM.  The value it ends with is 0 only if all went well.
+ * Says that user space is reached, looks at the clock, interrupts and stolen time,
+ * fills memory with a secret from every vCPU and asks the VMM to look for it, loads
+ * gmem_probe.ko for the conversions, and ends the VM.  The value it ends with is 0
+ * only if all went well.
  *
  * The environment variable gmem_memory (gmem_vmm puts it on the kernel command
  * line) says which kind of memory this guest runs in.
  */
 #define _GNU_SOURCE
+#include <cpuid.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
@@ -19,15 +21,20 @@
 #include <string.h>
 #include <sys/io.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
+#include <sys/wait.h>
 #include <termios.h>
+#include <time.h>
 #include <unistd.h>
 #include <x86intrin.h>
 
 #include "probe.h"
 
 #define SECRET_BYTES	(256UL << 10)	/* per vCPU */
+#define BUSY_NS		300000000LL
+#define CLOCKSOURCES	"/sys/devices/system/clocksource/clocksource0/"
 
 static int failures;
 
@@ -60,16 +67,148 @@ static void end_vm(void)
 		pause();
 }
 
+static void tell_vmm(enum probe_result result, int passed)
+{
+	outl(result, PROBE_PORT_ARG);
+	outl(passed, PROBE_PORT_ARG);
+	outl(PROBE_RESULT, PROBE_PORT_CMD);
+	failures += !passed;
+}
+
+/* The first line of a file, without its end. */
+static const char *read_line(const char *path, char *line, size_t size)
+{
+	FILE *file = fopen(path, "re");
+
+	*line = '\0';
+	if (!file || !fgets(line, size, file))
+		fail(path);
+	if (file)
+		fclose(file);
+	line[strcspn(line, "\n")] = '\0';
+	return line;
+}
+
+/* Where the TSC is known to be invariant, Linux does without kvm-clock. */
+static int tsc_is_invariant(void)
+{
+	unsigned int eax, ebx, ecx, edx = 0;
+
+	return __get_cpuid(0x80000007, &eax, &ebx, &ecx, &edx) && edx & 1 << 8;
+}
+
+static void prove_clock(void)
+{
+	char current[32], available[128];
+
+	read_line(CLOCKSOURCES "current_clocksource", current, sizeof(current));
+	read_line(CLOCKSOURCES "available_clocksource", available, sizeof(available));
+	say("the clock source is %s, of %s", current, available);
+	tell_vmm(PROBE_CLOCK, strstr(available, "kvm-clock") &&
+		 (!strcmp(current, "kvm-clock") || tsc_is_invariant()));
+}
+
+/* A line of /proc/interrupts: name, a count per vCPU, the rest. */
+static int count_interrupts(char *line, int cpus, unsigned long *count)
+{
+	char *p = strchr(line, ':'), *end;
+	int i;
+
+	for (i = 0; p && i < cpus; i++) {
+		count[i] = strtoul(++p, &end, 10);
+		if (end == p)
+			return 0;
+		p = end;
+	}
+	return !!p;
+}
+
+/* The serial port, by the IO-APIC, and the timer of each local APIC. */
+static void prove_interrupts(int cpus)
+{
+	FILE *file = fopen("/proc/interrupts", "re");
+	unsigned long serial = 0, timers[CPU_SETSIZE] = { }, count[CPU_SETSIZE];
+	int i, quiet = 0;
+	char line[512];
+
+	if (!file)
+		fail("/proc/interrupts");
+	while (file && fgets(line, sizeof(line), file)) {
+		if (!count_interrupts(line, cpus, count))
+			continue;
+		if (strstr(line, "IO-APIC") && strstr(line, "ttyS0"))
+			for (i = 0; i < cpus; i++)
+				serial += count[i];
+		if (strstr(line, "LOC:"))
+			memcpy(timers, count, sizeof(timers));
+	}
+	if (file)
+		fclose(file);
+	for (i = 0; i < cpus; i++)
+		quiet += !timers[i];
+	say("%lu interrupts of the serial port by the IO-APIC, %d vCPUs without timer interrupts",
+	    serial, quiet);
+	tell_vmm(PROBE_INTERRUPTS, serial && !quiet);
+}
+
+static int run_on(int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	return sched_setaffinity(0, sizeof(set), &set);
+}
+
+static long long now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000000000LL + ts.tv_nsec;
+}
+
+/* All vCPUs at once, so that they are in each other's way if they have to be. */
+static void keep_busy(int cpus)
+{
+	long long until = now_ns() + BUSY_NS;
+	int cpu;
+
+	for (cpu = 0; cpu < cpus; cpu++) {
+		if (fork())
+			continue;
+		if (!run_on(cpu))
+			while (now_ns() < until)
+				;
+		_exit(0);
+	}
+	while (wait(NULL) > 0)
+		;
+}
+
+/* The VMM knows whether there must be any. */
+static void prove_steal(int cpus)
+{
+	unsigned long ticks = 0;
+	char line[256];
+
+	keep_busy(cpus);
+	read_line("/proc/stat", line, sizeof(line));
+	if (sscanf(line, "cpu %*u %*u %*u %*u %*u %*u %*u %lu", &ticks) != 1)
+		fail("stolen time in /proc/stat");
+	say("stolen time: %lu ms", ticks * 10);
+	outl(ticks, PROBE_PORT_ARG);
+	outl(PROBE_STEAL, PROBE_PORT_CMD);
+	failures += !inl(PROBE_PORT_CMD);
+}
+
 /* One copy after the other, written by the given vCPU. */
 static void write_secret(int cpu, unsigned int seed)
 {
 	unsigned long long *words;
-	cpu_set_t set;
 	size_t i;
 
-	CPU_ZERO(&set);
-	CPU_SET(cpu, &set);
-	if (sched_setaffinity(0, sizeof(set), &set))
+	if (run_on(cpu))
 		return fail("sched_setaffinity");
 	words = mmap(NULL, SECRET_BYTES, PROT_READ | PROT_WRITE,
 		     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -97,13 +236,13 @@ static void prove_secret(int cpus, const char *memory)
 	}
 }
 
-static void prove_conversion(void)
+static void prove_conversion(const char *parameters)
 {
 	int fd = open("/gmem_probe.ko", O_RDONLY | O_CLOEXEC);
 
 	if (fd < 0)
 		return fail("/gmem_probe.ko");
-	if (syscall(SYS_finit_module, fd, "", 0))
+	if (syscall(SYS_finit_module, fd, parameters, 0))
 		fail("gmem_probe");
 	close(fd);
 }
@@ -123,17 +262,26 @@ int main(void)
 		fail("ioperm");
 		return 1;
 	}
-	outl(PROBE_USER_SPACE, PROBE_PORT_CMD);
 	if (uname(&name) || sched_getaffinity(0, sizeof(set), &set)) {
 		fail("uname, sched_getaffinity");
 		end_vm();
 	}
 	cpus = CPU_COUNT(&set);
+	outl(cpus, PROBE_PORT_ARG);
+	outl(PROBE_USER_SPACE, PROBE_PORT_CMD);
+	failures += !inl(PROBE_PORT_CMD);
 	say("user space reached: Linux %s, %d vCPU%s, %s memory",
 	    name.release, cpus, cpus == 1 ? "" : "s", memory);
 
+	if (mount("proc", "/proc", "proc", 0, NULL) || mount("sysfs", "/sys", "sysfs", 0, NULL))
+		fail("mount");
+	prove_clock();
+	prove_interrupts(cpus);
+	prove_steal(cpus);
 	prove_secret(cpus, memory);
 	if (!strcmp(memory, "private"))
-		prove_conversion();
+		prove_conversion("");
+	if (!strcmp(memory, "inplace"))
+		prove_conversion("inplace=1");
 	end_vm();
 }

@@ -18,16 +18,22 @@
 #define PROBE_MAX_ARGS		3
 
 #define PROBE_CMDS							\
-	/* the first program runs */					\
-	PROBE_CMD(USER_SPACE, 0)					\
+	/* vCPUs: the first program runs, on so many */			\
+	PROBE_CMD(USER_SPACE, 1)					\
 	/* seed: memory is full of the secret, look for it */		\
 	PROBE_CMD(SECRET, 1)						\
+	/* hundredths of a second: stolen time, with all vCPUs busy */	\
+	PROBE_CMD(STEAL, 1)						\
 	/* pfn, pages, seed: pages are shared and hold the pattern */	\
 	PROBE_CMD(CHECK_PATTERN, 3)					\
 	/* pfn, pages, seed: write the pattern to these shared pages */	\
 	PROBE_CMD(FILL_PATTERN, 3)					\
-	/* pfn, pages: nothing of these pages is in the mapping */	\
-	PROBE_CMD(CHECK_ZERO, 2)					\
+	/* pfn, pages: nothing of these pages can be seen in the mapping */	\
+	PROBE_CMD(CHECK_ABSENT, 2)					\
+	/* pfn, pages: hold on to the first of these shared pages */	\
+	PROBE_CMD(PIN, 2)						\
+	/* and let it go */						\
+	PROBE_CMD(UNPIN, 0)						\
 	/* enum probe_result, passed: the guest's own check */		\
 	PROBE_CMD(RESULT, 2)
 
@@ -39,10 +45,16 @@ enum probe_cmd {
 };
 
 enum probe_result {
+	PROBE_CLOCK,
+	PROBE_INTERRUPTS,
 	PROBE_SHARED_STARTS_ZERO,
 	PROBE_SHARED_FROM_VMM,
 	PROBE_PRIVATE_STARTS_ZERO,
 	PROBE_SHARED_AGAIN_ZERO,
+	PROBE_SHARED_KEEPS,
+	PROBE_PRIVATE_KEEPS,
+	PROBE_PIN_REFUSED,
+	PROBE_PIN_KEEPS,
 	PROBE_NR_RESULTS
 };
 
