@@ -211,6 +211,18 @@ int kvm_gmem_allocate(struct inode *inode, pgoff_t start, pgoff_t end)
 }
 
 /*
+ * Can a folio have pages on both sides of @index?  Where it cannot, the page there is
+ * none of the hole's business: not even a reference for a moment, which would make
+ * memory failure take it for one that is in use.
+ */
+static bool may_be_inside(struct address_space *mapping, pgoff_t index)
+{
+	unsigned int order = kvm_gmem_inode(mapping->host)->max_order;
+
+	return !IS_ALIGNED(index, 1UL << order);
+}
+
+/*
  * Split the folio that has pages on both sides of @index, if there is one.  -EAGAIN
  * if somebody holds it: then nothing has changed.
  */
@@ -218,6 +230,9 @@ static int split_at(struct address_space *mapping, pgoff_t index)
 {
 	struct folio *folio;
 	int i, r;
+
+	if (!may_be_inside(mapping, index))
+		return 0;
 
 	for (i = 0;; i++) {
 		folio = filemap_get_folio(mapping, index);
@@ -244,8 +259,12 @@ static int split_at(struct address_space *mapping, pgoff_t index)
 static void include_folio_at(struct address_space *mapping, pgoff_t index,
 			     pgoff_t *first, pgoff_t *past)
 {
-	struct folio *folio = filemap_get_folio(mapping, index);
+	struct folio *folio;
 
+	if (!may_be_inside(mapping, index))
+		return;
+
+	folio = filemap_get_folio(mapping, index);
 	if (!folio)
 		return;
 
