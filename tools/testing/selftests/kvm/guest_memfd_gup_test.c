@@ -19,6 +19,7 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
+#include <linux/io_uring.h>
 #include <linux/mman.h>
 #include <linux/userfaultfd.h>
 
@@ -117,6 +118,71 @@ static int direct_to(void *mem, void *buf, size_t len)
 	return err;
 }
 
+/* The same, asked for by io_uring: one request in a ring of its own. */
+static int do_uring(int op, void *mem, size_t len)
+{
+	const int prot = PROT_READ | PROT_WRITE;
+	struct io_uring_params p = {};
+	struct io_uring_cqe *cqe;
+	struct io_uring_sqe *sqe;
+	int disk, ring, res;
+	size_t sq_len, cq_len;
+	void *sq, *cq;
+
+	disk = open(BLOCK_DEVICE, O_RDWR | O_DIRECT);
+	if (disk < 0)
+		return ENXIO;
+	ring = syscall(SYS_io_uring_setup, 1, &p);
+	if (ring < 0) {
+		close(disk);
+		return ENOSYS;
+	}
+
+	sq_len = p.sq_off.array + p.sq_entries * sizeof(__u32);
+	cq_len = p.cq_off.cqes + p.cq_entries * sizeof(*cqe);
+	sq = mmap(NULL, sq_len, prot, MAP_SHARED, ring, IORING_OFF_SQ_RING);
+	cq = mmap(NULL, cq_len, prot, MAP_SHARED, ring, IORING_OFF_CQ_RING);
+	sqe = mmap(NULL, sizeof(*sqe), prot, MAP_SHARED, ring, IORING_OFF_SQES);
+	TEST_ASSERT(sq != MAP_FAILED && cq != MAP_FAILED && sqe != MAP_FAILED,
+		    "mmap() of the rings, errno: %d", errno);
+
+	*sqe = (struct io_uring_sqe) {
+		.opcode = op,
+		.fd = disk,
+		.addr = (uintptr_t)mem,
+		.len = len,
+	};
+	*(__u32 *)(sq + p.sq_off.array) = 0;
+	__atomic_store_n((__u32 *)(sq + p.sq_off.tail), 1, __ATOMIC_RELEASE);
+	res = syscall(SYS_io_uring_enter, ring, 1, 1, IORING_ENTER_GETEVENTS,
+		      NULL, 0);
+	TEST_ASSERT(res == 1, "io_uring_enter(): %d, errno: %d", res, errno);
+	cqe = cq + p.cq_off.cqes;
+	res = cqe->res;
+	TEST_ASSERT(res < 0 || res == len, "%d of %zu bytes", res, len);
+
+	munmap(sqe, sizeof(*sqe));
+	munmap(cq, cq_len);
+	munmap(sq, sq_len);
+	close(ring);
+	close(disk);
+	return res < 0 ? -res : 0;
+}
+
+static int uring_from(void *mem, void *buf, size_t len)
+{
+	int err = do_uring(IORING_OP_WRITE, mem, len);
+
+	return err ? err : do_uring(IORING_OP_READ, buf, len);
+}
+
+static int uring_to(void *mem, void *buf, size_t len)
+{
+	int err = do_uring(IORING_OP_WRITE, buf, len);
+
+	return err ? err : do_uring(IORING_OP_READ, mem, len);
+}
+
 FIXTURE(gup) {
 	struct kvm_vm *vm;
 	void *buf;
@@ -151,6 +217,12 @@ FIXTURE_VARIANT_ADD(gup, vmsplice) {
 FIXTURE_VARIANT_ADD(gup, direct_io) {
 	.from = direct_from,
 	.to = direct_to,
+	.err = EFAULT,
+};
+
+FIXTURE_VARIANT_ADD(gup, io_uring) {
+	.from = uring_from,
+	.to = uring_to,
 	.err = EFAULT,
 };
 
