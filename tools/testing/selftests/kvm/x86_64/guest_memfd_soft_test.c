@@ -729,10 +729,14 @@ TEST_F(launch, interrupted)
 	fill(src, npages * PAGE_SIZE, 3);
 	ASSERT_EQ(0, sigaction(SIGALRM, &sa, NULL));
 
-	/* The more time the slower the machine is. */
+	/*
+	 * The more time the slower the machine is.  Again and again, as the first
+	 * signal may come before the call has begun.
+	 */
 	for (; done < npages; ms *= 2) {
 		timer.it_value.tv_sec = ms / 1000;
 		timer.it_value.tv_usec = ms % 1000 * 1000;
+		timer.it_interval = timer.it_value;
 		ASSERT_EQ(0, setitimer(ITIMER_REAL, &timer, NULL));
 		err = populate_errno(env->dev, gpa + done * PAGE_SIZE,
 				     (npages - done) * PAGE_SIZE, src[done], &n);
