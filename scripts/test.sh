@@ -14,6 +14,7 @@ Builds the kernel of a configuration and the KVM selftests, boots it in QEMU and
 runs the tests. Prints a line per test, and at the end a line with the totals.
 Tests that report their cases are counted by case. A test whose guest QEMU has
 lost, see scripts/init, runs again, twice at most; a line "again NAME" says so.
+With J not 1 two machines share the tests.
 
 Tests:
   NAME      a test, as its makefile calls it; the directory may be left out
@@ -163,62 +164,108 @@ while read -r name; do
 	fi
 done <"$tmp/wanted"
 
-# Run the tests of a file, a boot for as many as get through. What ended goes to
-# "results", as boot.sh writes it; the test that took the machine down gets the
-# word "died" for a status, and the rest another boot. A test that the emulator
-# has spoilt, see scripts/init, has shown nothing: it runs again, twice at most.
-run_all()
+# run_row ROW MEMORY
+#
+# Run the tests of a row in machines of MEMORY, one after the other: a boot for as many
+# as get through. What ended goes to "results", as boot.sh writes it; the test that
+# took the machine down gets the word "died" for a status, and the rest another boot. A
+# test that the emulator has spoilt, see scripts/init, has shown nothing: it runs
+# again, twice at most.
+run_row()
 {
-	cp "$1" "$tmp/todo"
-	: >"$tmp/results"
-	: >"$tmp/output"
-	: >"$tmp/lost"
+	dir=$tmp/row-$1
+	cp "$dir/tests" "$dir/todo"
+	: >"$dir/results"
+	: >"$dir/output"
+	: >"$dir/lost"
 	boots=0
-	while [ -s "$tmp/todo" ]; do
+	while [ -s "$dir/todo" ]; do
 		boots=$((boots + 1))
-		log=$OUT/log/test-$BASE-$config-$boots.log
-		set --
+		log=$OUT/log/test-$BASE-$config-$1-$boots.log
+		set -- "$1" "$2"
 		while read -r name; do
 			set -- "$@" "$selftests/kvm/$name"
-		done <"$tmp/todo"
+		done <"$dir/todo"
 		while read -r name; do
 			set -- "$@" --files "$selftests/kvm/$name"
 		done <"$selftests/helpers"
 		[ "$config" != module ] || set -- "$@" --modules "$build"
-		"$REPO/scripts/boot.sh" --quiet --kernel "$kernel" --each "$each" \
-			--log "$log" --run "$@" || :
-		cat "${log%.log}.result" >>"$tmp/results"
-		tr -d '\r' <"${log%.log}.out" >>"$tmp/output"
-		sed -n 's/^lost \([^ ]*\) [0-9.]*$/\1/p' "${log%.log}.result" >"$tmp/lost-now"
+		(
+			mem=$2
+			shift 2
+			"$REPO/scripts/boot.sh" --quiet --kernel "$kernel" --each "$each" \
+				--mem "$mem" --log "$log" --run "$@"
+		) || :
+		cat "${log%.log}.result" >>"$dir/results"
+		tr -d '\r' <"${log%.log}.out" >>"$dir/output"
+		sed -n 's/^lost \([^ ]*\) [0-9.]*$/\1/p' "${log%.log}.result" >"$dir/lost-now"
 		ended=$(grep -c -v '^1 kernel ' "${log%.log}.result" || :)
-		if [ "$ended" -lt "$(wc -l <"$tmp/todo")" ]; then
-			name=$(sed -n "$((ended + 1))p" "$tmp/todo")
-			echo "died ${name##*/} 0.0" >>"$tmp/results"
+		if [ "$ended" -lt "$(wc -l <"$dir/todo")" ]; then
+			name=$(sed -n "$((ended + 1))p" "$dir/todo")
+			echo "died ${name##*/} 0.0" >>"$dir/results"
 			ended=$((ended + 1))
 		fi
-		sed "1,${ended}d" "$tmp/todo" >"$tmp/rest"
+		sed "1,${ended}d" "$dir/todo" >"$dir/rest"
 		while read -r name; do
-			again "$name" "$(sed "${ended}q" "$tmp/todo" | grep -E "(^|/)$name\$")"
-		done <"$tmp/lost-now"
-		mv "$tmp/rest" "$tmp/todo"
+			again "$name" "$(sed "${ended}q" "$dir/todo" | grep -E "(^|/)$name\$")"
+		done <"$dir/lost-now"
+		mv "$dir/rest" "$dir/todo"
 	done
+}
+
+# Does a test want a machine with more memory? One piece of 1 GiB, with two nodes, takes
+# more than 4G; and one test leaves memory in small pieces, which others would miss.
+is_big()
+{
+	case ${1##*/} in
+	guest_memfd_huge_test | guest_memfd_large_memcg_test) ;;
+	*) return 1 ;;
+	esac
+}
+
+# Run the tests of a file in two rows at the same time, as QEMU uses one processor, or in
+# one with J=1. Tests for a larger machine have a row of their own after that.
+run_all()
+{
+	rows='1 2'
+	[ "$J" -gt 1 ] || rows=1
+	for row in $rows big; do
+		mkdir "$tmp/row-$row"
+		: >"$tmp/row-$row/tests"
+	done
+	row=1
+	while read -r name; do
+		if is_big "$name"; then
+			echo "$name" >>"$tmp/row-big/tests"
+			continue
+		fi
+		echo "$name" >>"$tmp/row-$row/tests"
+		[ "$rows" = 1 ] || row=$((3 - row))
+	done <"$1"
+	for row in $rows; do
+		(run_row "$row" 3G) &
+	done
+	wait
+	(run_row big 6G)
+	cat "$tmp"/row-*/results >"$tmp/results"
+	cat "$tmp"/row-*/output >"$tmp/output"
 }
 
 # Put the test NAME, in the list as FULL, back into the queue and forget about this
 # run of it, unless it is the third.
 again()
 {
-	echo "$1" >>"$tmp/lost"
-	[ "$(grep -c -x -F -e "$1" "$tmp/lost")" -le 2 ] || return 0
+	echo "$1" >>"$dir/lost"
+	[ "$(grep -c -x -F -e "$1" "$dir/lost")" -le 2 ] || return 0
 	echo "again $2: QEMU lost the registers of its guest"
-	echo "$2" >>"$tmp/rest"
-	grep -v "^lost $1 " "$tmp/results" >"$tmp/kept" || :
-	mv "$tmp/kept" "$tmp/results"
+	echo "$2" >>"$dir/rest"
+	grep -v "^lost $1 " "$dir/results" >"$dir/kept" || :
+	mv "$dir/kept" "$dir/results"
 	awk -v name="$1" '
 		$0 == "=== run " name { off = 1 }
 		!off
-		$0 == "=== end " name { off = 0 }' "$tmp/output" >"$tmp/kept"
-	mv "$tmp/kept" "$tmp/output"
+		$0 == "=== end " name { off = 0 }' "$dir/output" >"$dir/kept"
+	mv "$dir/kept" "$dir/output"
 }
 
 # The output of a test, from what all of them printed.
