@@ -1,7 +1,7 @@
 # Thin calls of scripts/, each of which also works without make and has --help.
 #
 # What to pass: T= tests, PLATFORM=npt|ept, CONFIG=vm|debug|..., BASE=pristine,
-# J= parallel jobs, V=1 verbose, OUT= output directory.
+# PEER=none|6.12, J= parallel jobs, V=1 verbose, OUT= output directory.
 
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
@@ -22,12 +22,12 @@ ifdef V
 export V
 endif
 
-.PHONY: help setup fetch tree kernel demo shell test check series export bisect clean distclean
+.PHONY: help setup fetch tree kernel demo shell test check bench series export bisect clean distclean
 
 help:		## print this list
 	@sed -n 's/^\([a-z]*\):[^#]*## */  \1\t/p' $(lastword $(MAKEFILE_LIST)) | expand -t 14
 	@echo
-	@echo "  T=NAME PLATFORM=npt|ept CONFIG=NAME BASE=pristine J=JOBS V=1 OUT=DIR"
+	@echo "  T=NAME PLATFORM=npt|ept CONFIG=NAME BASE=pristine PEER=none|6.12 J=JOBS V=1 OUT=DIR"
 
 setup:		## install the Debian packages that are missing
 	$(scripts)/setup.sh
@@ -56,6 +56,10 @@ test: $(if $(filter pristine,$(BASE)),fetch,tree)	## run the tests, or T= of the
 check:		## everything that CI runs; ends with N passed, N failed, N skipped
 	$(scripts)/check.sh
 
+bench: tree	## measure what it costs, next to PEER=6.12 or none (out/bench)
+	$(if $(filter none,$(PEER)),,$(scripts)/setup.sh --bench)
+	$(scripts)/bench.sh $(if $(PEER),--peer $(PEER))
+
 series: tree	## write the series for git am (out/series)
 	$(scripts)/series.sh
 
@@ -68,8 +72,8 @@ bisect: tree	## build every patch of the series
 out := $(or $(OUT),$(dir $(scripts))out)
 
 clean:		## remove what was built, keep the source trees
-	rm -rf $(addprefix "$(out)"/,build selftests demo series bisect log)
+	rm -rf $(addprefix "$(out)"/,build selftests demo bench series bisect log)
 
 distclean: clean	## remove the source trees too, with all that is not exported
-	rm -rf "$(out)/linux" "$(out)/base"
+	rm -rf "$(out)/linux" "$(out)/base" "$(out)/peer"
 	[ ! -d "$(out)" ] || rmdir "$(out)"

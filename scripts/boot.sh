@@ -31,6 +31,9 @@ The machine:
   --mem SIZE         memory, as QEMU writes it (default 3G)
   --cpu MODEL        processor model (default max)
   --append TEXT      more kernel command line
+  --icount           time is the number of instructions executed, a nanosecond each,
+                     so that every run is the same; one processor
+  --plugin FILE      plugin for QEMU, with arguments after commas
 
 Limits and output:
   --each SECONDS     time for one program; it is killed then (default 60)
@@ -70,6 +73,8 @@ smp=2
 mem=3G
 cpu=max
 append=
+icount=
+plugin=
 each=60
 timeout=
 log=$OUT/log/boot.log
@@ -111,6 +116,7 @@ while [ $# -gt 0 ]; do
 	-h | --help) usage; exit 0 ;;
 	--shell) mode=shell ;;
 	-q | --quiet) quiet=1 ;;
+	--icount) icount=1 ;;
 	--run | --files)
 		what=$1
 		[ "$what" = --files ] || mode=run
@@ -131,7 +137,7 @@ while [ $# -gt 0 ]; do
 		done
 		break
 		;;
-	--kernel | --build | --modules | --smp | --mem | --cpu | --append | --each | --timeout | --log)
+	--kernel | --build | --modules | --smp | --mem | --cpu | --append | --plugin | --each | --timeout | --log)
 		need "$1" $#
 		case $1 in
 		--kernel) kernel=$2 ;;
@@ -141,6 +147,7 @@ while [ $# -gt 0 ]; do
 		--mem) mem=$2 ;;
 		--cpu) cpu=$2 ;;
 		--append) append=$2 ;;
+		--plugin) plugin=$2 ;;
 		--each) each=$2 ;;
 		--timeout) timeout=$2 ;;
 		--log) log=$2 ;;
@@ -212,6 +219,13 @@ set -- -accel "tcg,thread=${TCG_THREAD:-single}" -cpu "$cpu" -smp "$smp" -m "$me
 	-nodefaults -display none -no-reboot \
 	-kernel "$kernel" -initrd "$work/initrd" \
 	-append "console=ttyS0 log_buf_len=4M panic=-1 printk.devkmsg=on no_timer_check numa=fake=2 $append"
+
+if [ -n "$icount" ]; then
+	# The clock and the random numbers of the host would make a difference.
+	set -- "$@" -smp 1 -icount shift=0,sleep=off -rtc base=2026-01-01,clock=vm -seed 1
+fi
+
+[ -z "$plugin" ] || set -- "$@" -plugin "$plugin"
 
 if [ "$mode" = shell ]; then
 	qemu-system-x86_64 "$@" -serial mon:stdio

@@ -1,10 +1,12 @@
 #!/bin/sh
-# Usage: setup.sh [--list]
+# Usage: setup.sh [--bench] [--list]
 #
 # Install the Debian packages that building, booting and checking need. Does
 # nothing, and needs no network, when they are all there.
 #
 # Options:
+#   --bench      with what scripts/bench.sh needs on top: the source of the kernel that
+#                it compares with, and what draws the chart
 #   --list       print the packages and stop
 #   -h, --help   print this text
 #
@@ -24,16 +26,21 @@ packages="
 	sparse shellcheck
 "
 
-case ${1-} in
-'') ;;
---list)
+list=
+while [ $# -gt 0 ]; do
+	case $1 in
+	--bench) packages="$packages linux-source-6.12 gnuplot-nox" ;;
+	--list) list=1 ;;
+	-h | --help) usage; exit 0 ;;
+	*) fail_usage "$1: unknown option" ;;
+	esac
+	shift
+done
+if [ -n "$list" ]; then
 	# shellcheck disable=SC2086 # a list of words
 	printf '%s\n' $packages
 	exit 0
-	;;
--h | --help) usage; exit 0 ;;
-*) fail_usage "$1: unknown option" ;;
-esac
+fi
 
 command -v dpkg-query >/dev/null || die "no dpkg-query: this is not a Debian system; setup.sh --list prints what is needed"
 missing=
