@@ -81,6 +81,23 @@ static inline bool kvm_slot_is_gmem_only(const struct kvm_memory_slot *slot)
 }
 
 /**
+ * kvm_slot_memory_index - where the memory of a memslot begins
+ * @slot: memslot, bound if it is going to be
+ *
+ * Return: in pages, the offset in the file if that is all the memory that @slot
+ * has, else the user address.  A block can be mapped by one entry only if it is
+ * aligned there as it is in the guest.
+ */
+static inline unsigned long
+kvm_slot_memory_index(const struct kvm_memory_slot *slot)
+{
+	if (kvm_slot_is_gmem_only(slot))
+		return slot->gmem.pgoff;
+
+	return slot->userspace_addr >> PAGE_SHIFT;
+}
+
+/**
  * kvm_get_memory_attributes - attributes of a gfn
  * @kvm: the VM
  * @gfn: any gfn, in a memslot or not
@@ -123,8 +140,9 @@ static inline bool kvm_mem_is_private(struct kvm *kvm, gfn_t gfn)
  * @gfn: the gfn
  * @pfn: the page, with a reference for the caller to drop
  * @max_order: may be NULL for 0; the order of the largest naturally aligned block
- *	around @gfn that the caller can use, on return of the one it gets: within
- *	one folio, without a poisoned page, and agreed by the back end
+ *	around @gfn that the caller can use, on return of the one it gets: all of it
+ *	in the file and physically in one piece, without a poisoned page, and agreed
+ *	by the back end
  *
  * Allocates and zeroes the page if the file has none there, and has the back end
  * prepare the block.  May sleep.  The reference keeps the page from being reused,
@@ -149,7 +167,7 @@ int kvm_gmem_get_pfn(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t gfn,
  * @max_order: the largest order, at most @order, of a naturally aligned block
  *	around @gfn and @pfn that one entry of the guest's tables may map.
  * @prepare: a naturally aligned block of pages becomes the guest's, or is its
- *	already: called again for each fault.  With the folio locked.  An errno
+ *	already: called again for each fault.  Within one folio, which is locked.  An errno
  *	other than -EAGAIN fails the fault, with part of the block prepared or not.
  * @invalidate: @nr pages from @pfn on cease to be the guest's, or never have been,
  *	before they leave the file or their memslot.  Nothing maps them.  With the
@@ -455,6 +473,12 @@ static inline bool kvm_slot_can_be_private(const struct kvm_memory_slot *slot)
 static inline bool kvm_slot_is_gmem_only(const struct kvm_memory_slot *slot)
 {
 	return false;
+}
+
+static inline unsigned long
+kvm_slot_memory_index(const struct kvm_memory_slot *slot)
+{
+	return slot->userspace_addr >> PAGE_SHIFT;
 }
 
 static inline bool kvm_mem_is_private(struct kvm *kvm, gfn_t gfn)

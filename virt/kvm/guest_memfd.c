@@ -71,6 +71,7 @@ static int kvm_gmem_release(struct inode *inode, struct file *file)
 
 	kvm_gmem_unbind_all(gmem);
 	kvm_gmem_invalidate_pages(gmem->kvm, inode->i_mapping, 0, ULONG_MAX);
+	kvm_gmem_split_poisoned(inode->i_mapping, 0, ULONG_MAX);
 	/* Waits for a memory failure being handled, which uses @gmem. */
 	truncate_inode_pages_final(inode->i_mapping);
 	kvm_gmem_policy_destroy(&kvm_gmem_inode(inode)->policy);
@@ -169,9 +170,9 @@ static struct file *create_file(struct kvm *kvm, loff_t size, u64 flags)
 
 	inode = file_inode(file);
 	private->flags = flags;
-	/* Converted in place, the pages of a folio could differ. */
-	if (!(flags & GUEST_MEMFD_FLAG_MMAP) || !kvm_arch_has_private_mem(kvm))
-		private->max_order = kvm_gmem_max_order();
+	private->max_order = kvm_gmem_max_order();
+	private->huge = private->max_order && kvm_gmem_wants_huge();
+	private->gap = ULONG_MAX;
 	if (private->max_order)
 		mapping_set_large_folios(inode->i_mapping);
 	kvm_gmem_policy_init(&private->policy);

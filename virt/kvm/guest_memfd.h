@@ -58,6 +58,10 @@ struct kvm_gmem_inode {
 	u64 flags;
 	/* Of a folio: 0 or that of a PMD. */
 	unsigned int max_order;
+	/* Try for more than a folio can be, see guest_memfd_huge.c. */
+	bool huge;
+	/* Where a look for that much has ended the last time. */
+	pgoff_t gap;
 	/* By offset in pages. */
 	struct shared_policy policy;
 };
@@ -66,6 +70,11 @@ static inline struct kvm_gmem_inode *kvm_gmem_inode(struct inode *inode)
 {
 	return inode->i_private;
 }
+
+/* Add one to a counter of the VM that made the file. */
+#define kvm_gmem_count(mapping, counter)				\
+	atomic64_inc(&((struct kvm_gmem *)(mapping)->private_data)	\
+			->kvm->stat.generic.counter)
 
 static inline pgoff_t kvm_gmem_slot_index(const struct kvm_memory_slot *slot,
 					  gfn_t gfn)
@@ -116,17 +125,39 @@ struct page *kvm_gmem_find_page(struct kvm_memory_slot *slot, gfn_t gfn);
 /* guest_memfd_folio.c: the memory */
 extern const struct address_space_operations kvm_gmem_aops;
 unsigned int kvm_gmem_max_order(void);
+bool kvm_gmem_wants_huge(void);
 unsigned int kvm_gmem_wanted_order(struct inode *inode, pgoff_t index);
 gfp_t kvm_gmem_gfp(struct address_space *mapping, unsigned int order);
 struct folio *kvm_gmem_get_folio(struct inode *inode, pgoff_t index);
 int kvm_gmem_add_folio(struct address_space *mapping, struct folio *folio,
 		       pgoff_t index);
-struct folio *kvm_gmem_add_empty_folio(struct address_space *mapping,
+struct folio *kvm_gmem_get_empty_folio(struct address_space *mapping,
 				       pgoff_t index);
 void kvm_gmem_zero_folio(struct folio *folio);
 int kvm_gmem_allocate(struct inode *inode, pgoff_t start, pgoff_t end);
+int kvm_gmem_split_locked(struct address_space *mapping, struct page *page);
+void kvm_gmem_split_poisoned(struct address_space *mapping, pgoff_t start,
+			     pgoff_t end);
 int kvm_gmem_remove_pages(struct kvm_gmem *gmem, struct address_space *mapping,
 			  pgoff_t start, pgoff_t end);
+
+/* guest_memfd_huge.c: more than a folio in one piece */
+#define KVM_GMEM_HUGE_ORDER	(PUD_SHIFT - PAGE_SHIFT)
+#if defined(CONFIG_TRANSPARENT_HUGEPAGE) && defined(CONFIG_CONTIG_ALLOC)
+void kvm_gmem_allocate_huge(struct inode *inode, pgoff_t start, pgoff_t end);
+bool kvm_gmem_is_huge(struct inode *inode, pgoff_t index, unsigned long pfn);
+#else
+static inline void kvm_gmem_allocate_huge(struct inode *inode, pgoff_t start,
+					  pgoff_t end)
+{
+}
+
+static inline bool kvm_gmem_is_huge(struct inode *inode, pgoff_t index,
+				    unsigned long pfn)
+{
+	return false;
+}
+#endif
 
 /* guest_memfd_mempolicy.c: on which node the memory is allocated */
 #ifdef CONFIG_NUMA
@@ -137,6 +168,7 @@ struct mempolicy *kvm_gmem_get_policy(struct vm_area_struct *vma,
 				      unsigned long addr);
 struct folio *kvm_gmem_alloc_folio(struct inode *inode, pgoff_t index,
 				   gfp_t gfp, unsigned int order);
+struct folio *kvm_gmem_alloc_huge(struct inode *inode, pgoff_t index);
 #else
 static inline void kvm_gmem_policy_init(struct shared_policy *policy)
 {
@@ -151,6 +183,15 @@ static inline struct folio *kvm_gmem_alloc_folio(struct inode *inode,
 						 unsigned int order)
 {
 	return filemap_alloc_folio(gfp, order);
+}
+
+static inline struct folio *kvm_gmem_alloc_huge(struct inode *inode,
+						pgoff_t index)
+{
+	gfp_t gfp = mapping_gfp_mask(inode->i_mapping) | __GFP_NOWARN;
+
+	return alloc_contig_folios(KVM_GMEM_HUGE_ORDER, PMD_SHIFT - PAGE_SHIFT, gfp,
+				   numa_mem_id(), NULL);
 }
 #endif
 

@@ -55,6 +55,9 @@ int kvm_gmem_prepare(struct kvm *kvm, struct address_space *mapping,
 	if (!ops || !kvm_mem_is_private(kvm, gfn))
 		return 0;
 
+	/* The lock of one folio holds off no invalidation of the next. */
+	if (ops->prepare)
+		*order = min(*order, folio_order(folio));
 	if (ops->max_order)
 		*order = min(*order, ops->max_order(kvm, gfn, pfn, *order));
 	if (!ops->prepare)

@@ -306,9 +306,15 @@ static bool block_fits(const struct kvm_memory_slot *slot, gfn_t gfn,
 
 /* The largest block around @gfn, at most of @order, that one entry could map. */
 static unsigned int block_order(const struct kvm_memory_slot *slot,
-				struct folio *folio, gfn_t gfn, pgoff_t index,
-				unsigned int order)
+				struct inode *inode, struct folio *folio,
+				gfn_t gfn, pgoff_t index, unsigned int order)
 {
+	/* Neighbours in the file that are neighbours in memory, too. */
+	if (order >= KVM_GMEM_HUGE_ORDER && folio_test_large(folio) &&
+	    block_fits(slot, gfn, index, KVM_GMEM_HUGE_ORDER) &&
+	    kvm_gmem_is_huge(inode, index, folio_pfn(folio) + index - folio->index))
+		return KVM_GMEM_HUGE_ORDER;
+
 	order = min(order, folio_order(folio));
 
 	/* The flag is one of large folios only. */
@@ -346,7 +352,7 @@ int kvm_gmem_get_pfn(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t gfn,
 	if (PageHWPoison(page))
 		goto out_folio;
 
-	order = block_order(slot, folio, gfn, index,
+	order = block_order(slot, file_inode(file), folio, gfn, index,
 			    max_order ? *max_order : 0);
 	r = kvm_gmem_prepare(kvm, file_inode(file)->i_mapping, folio, gfn,
 			     page_to_pfn(page), &order);

@@ -3,9 +3,9 @@
  * The memory of a guest_memfd: folios in the page cache of its inode.
  *
  * A folio in the page cache is always
- * - zeroed and up to date: it is cleared before others can find it, so that a
- *   lookup needs no folio lock.  Only a folio that is being populated is not up
- *   to date yet, and locked;
+ * - up to date, or not to be looked at.  In the latter case it has been allocated
+ *   ahead and is cleared or filled under its lock by the first who uses it.  Who
+ *   finds it up to date needs no lock;
  * - dirty: a clean folio can be dropped by soft offline or by a failed split
  *   although guests map it, as KVM holds no reference for a mapping;
  * - unevictable and unmovable: it is found only through the file, never by a
@@ -14,7 +14,8 @@
  *
  * A folio is a page or as large as what a PMD maps.  A large one is taken where it
  * is to be had at once, never waited for, and never reaches past the end of the
- * file.  It is split when a hole or an error takes a part of it.
+ * file.  It is split when a hole or an error takes a part of it, or when user space
+ * may touch a part of it only.
  */
 
 #include <linux/highmem.h>
@@ -22,6 +23,7 @@
 #include <linux/mm.h>
 #include <linux/moduleparam.h>
 #include <linux/pagemap.h>
+#include <linux/pagevec.h>
 #include <linux/sched/signal.h>
 
 #include "guest_memfd.h"
@@ -29,10 +31,10 @@
 /* Jiffies to wait for references that are not meant to last. */
 #define PATIENCE	5
 
-static uint max_order;
+static uint max_order = PMD_SHIFT - PAGE_SHIFT;
 module_param_named(gmem_max_order, max_order, uint, 0644);
 MODULE_PARM_DESC(gmem_max_order,
-		 "Largest order of a folio in new guest_memfds; less than 9 means 0");
+		 "Largest order of a folio in new guest_memfds; less than 9 means 0, 18 that fallocate() also tries for 1 GiB in one piece");
 
 unsigned int kvm_gmem_max_order(void)
 {
@@ -44,6 +46,11 @@ unsigned int kvm_gmem_max_order(void)
 		return 0;
 
 	return HPAGE_PMD_ORDER;
+}
+
+bool kvm_gmem_wants_huge(void)
+{
+	return kvm_gmem_max_order() && READ_ONCE(max_order) >= KVM_GMEM_HUGE_ORDER;
 }
 
 /*
@@ -74,13 +81,18 @@ gfp_t kvm_gmem_gfp(struct address_space *mapping, unsigned int order)
 	return gfp;
 }
 
+/* A page that is not to be touched stays as it is. */
 void kvm_gmem_zero_folio(struct folio *folio)
 {
+	struct page *page;
 	long i;
 
 	for (i = 0; i < folio_nr_pages(folio); i++) {
-		clear_highpage(folio_page(folio, i));
-		cond_resched();
+		page = folio_page(folio, i);
+		if (!PageHWPoison(page))
+			clear_highpage(page);
+		if (i % 32 == 31)
+			cond_resched();
 	}
 	folio_mark_uptodate(folio);
 }
@@ -94,16 +106,22 @@ int kvm_gmem_add_folio(struct address_space *mapping, struct folio *folio,
 
 	r = filemap_add_folio(mapping, folio, round_down(index, 1UL << order),
 			      kvm_gmem_gfp(mapping, order));
-	/* Before the lock that filemap_add_folio() took is dropped, see above. */
-	if (!r)
-		folio_mark_dirty(folio);
+	if (r)
+		return r;
 
-	return r;
+	/* Before the lock that filemap_add_folio() took is dropped, see above. */
+	folio_mark_dirty(folio);
+	if (order)
+		kvm_gmem_count(mapping, gmem_alloc_2m);
+	else
+		kvm_gmem_count(mapping, gmem_alloc_4k);
+
+	return 0;
 }
 
-/* Returns it locked. */
+/* Returns it locked and not up to date. */
 static struct folio *add_folio(struct address_space *mapping, pgoff_t index,
-			       unsigned int order, bool zeroed)
+			       unsigned int order)
 {
 	struct folio *folio;
 	int r;
@@ -113,8 +131,6 @@ static struct folio *add_folio(struct address_space *mapping, pgoff_t index,
 	if (!folio)
 		return ERR_PTR(-ENOMEM);
 
-	if (zeroed)
-		kvm_gmem_zero_folio(folio);
 	r = kvm_gmem_add_folio(mapping, folio, index);
 	if (r) {
 		folio_put(folio);
@@ -124,54 +140,66 @@ static struct folio *add_folio(struct address_space *mapping, pgoff_t index,
 	return folio;
 }
 
-static struct folio *add_zeroed_folio(struct address_space *mapping,
-				      pgoff_t index)
+/* As large as can be had.  Returns it locked and not up to date. */
+static struct folio *add_any_folio(struct address_space *mapping, pgoff_t index)
 {
 	unsigned int order = kvm_gmem_wanted_order(mapping->host, index);
-	struct folio *folio = ERR_PTR(-ENOMEM);
+	struct folio *folio;
 
-	if (order)
-		folio = add_folio(mapping, index, order, true);
-	/* No large one, or not within the limit of the memory cgroup. */
-	if (folio == ERR_PTR(-ENOMEM))
-		folio = add_folio(mapping, index, 0, true);
+	if (order) {
+		folio = add_folio(mapping, index, order);
+		/* None there, or not within the limit of the memory cgroup? */
+		if (folio != ERR_PTR(-ENOMEM))
+			return folio;
+	}
 
-	if (!IS_ERR(folio))
-		folio_unlock(folio);
+	folio = add_folio(mapping, index, 0);
+	if (order && !IS_ERR(folio))
+		kvm_gmem_count(mapping, gmem_alloc_fallback);
 
 	return folio;
 }
 
 /*
- * For populate: the folio is locked and not up to date.  The caller fills it,
- * marks it as up to date and unlocks it.
+ * The folio at @index, allocated if need be, with a reference.  If it is up to date
+ * it is not locked; else it is, and the caller clears or fills it if it is about to
+ * be used.
+ *
+ * A hole may remove the folio from the file at any time; it is for the caller to
+ * recheck or to hold the invalidate lock.
  */
-struct folio *kvm_gmem_add_empty_folio(struct address_space *mapping,
-				       pgoff_t index)
+static struct folio *grab_folio(struct address_space *mapping, pgoff_t index)
 {
-	return add_folio(mapping, index, 0, false);
-}
-
-/*
- * The folio at @index, allocated if need be, with a reference and not locked.
- * @index lies within the file.  A hole may remove the folio from the file at any
- * time; it is for the caller to recheck or to hold the invalidate lock.
- */
-struct folio *kvm_gmem_get_folio(struct inode *inode, pgoff_t index)
-{
-	struct address_space *mapping = inode->i_mapping;
 	struct folio *folio;
 
-	do {
+	for (;;) {
 		folio = filemap_get_folio(mapping, index);
-		if (!folio)
-			folio = add_zeroed_folio(mapping, index);
-		/* Somebody else was faster. */
-	} while (folio == ERR_PTR(-EEXIST));
+		if (!folio) {
+			folio = add_any_folio(mapping, index);
+			/* Somebody else was faster. */
+			if (folio == ERR_PTR(-EEXIST))
+				continue;
+			return folio;
+		}
+		if (folio_test_uptodate(folio))
+			return folio;
 
-	/* Being populated.  It is up to date when the lock is dropped. */
-	if (!IS_ERR(folio) && !folio_test_uptodate(folio)) {
+		/* Being cleared or filled, or allocated ahead. */
 		folio_lock(folio);
+		if (folio->mapping == mapping && !folio_test_uptodate(folio))
+			return folio;
+		folio_unlock(folio);
+		folio_put(folio);
+	}
+}
+
+/* As grab_folio(), cleared and not locked.  @index lies within the file. */
+struct folio *kvm_gmem_get_folio(struct inode *inode, pgoff_t index)
+{
+	struct folio *folio = grab_folio(inode->i_mapping, index);
+
+	if (!IS_ERR(folio) && !folio_test_uptodate(folio)) {
+		kvm_gmem_zero_folio(folio);
 		folio_unlock(folio);
 	}
 
@@ -179,14 +207,47 @@ struct folio *kvm_gmem_get_folio(struct inode *inode, pgoff_t index)
 }
 
 /*
- * Allocate what is missing in [start, end).  A signal stops it; what has been
- * allocated stays.
+ * For populate: the page at @index as a folio of its own that is locked and not up
+ * to date.  The caller fills it, marks it as up to date and unlocks it.  -EEXIST if
+ * it has contents.
+ */
+struct folio *kvm_gmem_get_empty_folio(struct address_space *mapping,
+				       pgoff_t index)
+{
+	struct folio *folio = filemap_lock_folio(mapping, index);
+	struct page *page;
+
+	if (!folio)
+		return add_folio(mapping, index, 0);
+
+	page = folio_file_page(folio, index);
+	if (folio_test_uptodate(folio) || PageHWPoison(page)) {
+		folio_unlock(folio);
+		folio_put(folio);
+		return ERR_PTR(-EEXIST);
+	}
+
+	if (folio_test_large(folio) && kvm_gmem_split_locked(mapping, page)) {
+		kvm_gmem_count(mapping, gmem_split_fail);
+		folio_unlock(folio);
+		folio_put(folio);
+		return ERR_PTR(-EAGAIN);
+	}
+
+	return page_folio(page);
+}
+
+/*
+ * Allocate what is missing in [start, end), and leave it to those who use it to
+ * clear or fill it.  A signal stops it; what has been allocated stays.
  */
 int kvm_gmem_allocate(struct inode *inode, pgoff_t start, pgoff_t end)
 {
 	struct address_space *mapping = inode->i_mapping;
 	struct folio *folio;
 	int r = 0;
+
+	kvm_gmem_allocate_huge(inode, start, end);
 
 	filemap_invalidate_lock_shared(mapping);
 	while (start < end) {
@@ -195,13 +256,15 @@ int kvm_gmem_allocate(struct inode *inode, pgoff_t start, pgoff_t end)
 			break;
 		}
 
-		folio = kvm_gmem_get_folio(inode, start);
+		folio = grab_folio(mapping, start);
 		if (IS_ERR(folio)) {
 			r = PTR_ERR(folio);
 			break;
 		}
 
 		start = folio->index + folio_nr_pages(folio);
+		if (!folio_test_uptodate(folio))
+			folio_unlock(folio);
 		folio_put(folio);
 		cond_resched();
 	}
@@ -223,35 +286,92 @@ static bool may_be_inside(struct address_space *mapping, pgoff_t index)
 }
 
 /*
+ * Split the large folio around @page, which the caller has locked and holds the only
+ * reference to but for those of the page cache: else -EAGAIN, and nothing has
+ * changed.  Lock and reference are those of @page then.
+ */
+int kvm_gmem_split_locked(struct address_space *mapping, struct page *page)
+{
+	int r = split_huge_page(page);
+
+	if (!r)
+		kvm_gmem_count(mapping, gmem_split);
+
+	return r;
+}
+
+/* Split @folio, which may have to wait for references that are not meant to last. */
+static int split_large_folio(struct address_space *mapping, struct folio *folio)
+{
+	int i, r;
+
+	for (i = 0;; i++) {
+		r = 0;
+		/* Under its lock, as memory failure may split it, too. */
+		folio_lock(folio);
+		if (folio->mapping == mapping && folio_test_large(folio))
+			r = kvm_gmem_split_locked(mapping, &folio->page);
+		folio_unlock(folio);
+
+		if (!r)
+			return 0;
+		if (i == PATIENCE)
+			break;
+		schedule_timeout_uninterruptible(1);
+	}
+
+	kvm_gmem_count(mapping, gmem_split_fail);
+	return r;
+}
+
+/*
  * Split the folio that has pages on both sides of @index, if there is one.  -EAGAIN
  * if somebody holds it: then nothing has changed.
  */
 static int split_at(struct address_space *mapping, pgoff_t index)
 {
 	struct folio *folio;
-	int i, r;
+	int r = 0;
 
 	if (!may_be_inside(mapping, index))
 		return 0;
 
-	for (i = 0;; i++) {
-		folio = filemap_get_folio(mapping, index);
-		if (!folio)
-			return 0;
+	folio = filemap_get_folio(mapping, index);
+	if (!folio)
+		return 0;
 
-		/* Under its lock, as memory failure may split it, too. */
-		folio_lock(folio);
-		if (folio->mapping != mapping || folio->index == index ||
-		    !folio_test_large(folio))
-			r = 0;
-		else
-			r = split_huge_page(&folio->page);
-		folio_unlock(folio);
-		folio_put(folio);
+	if (folio->index != index)
+		r = split_large_folio(mapping, folio);
+	folio_put(folio);
 
-		if (!r || i == PATIENCE)
-			return r;
-		schedule_timeout_uninterruptible(1);
+	return r;
+}
+
+/*
+ * Memory failure splits a folio unless somebody holds it.  Try again before such a
+ * one is freed, so that only the page is lost and not what it is a part of.
+ */
+void kvm_gmem_split_poisoned(struct address_space *mapping, pgoff_t start,
+			     pgoff_t end)
+{
+	struct folio_batch batch;
+	pgoff_t next = start;
+	unsigned int i;
+
+	if (!kvm_gmem_inode(mapping->host)->max_order)
+		return;
+
+	folio_batch_init(&batch);
+	while (filemap_get_folios(mapping, &next, end - 1, &batch)) {
+		for (i = 0; i < folio_batch_count(&batch); i++) {
+			struct folio *folio = batch.folios[i];
+
+			if (folio_test_large(folio) &&
+			    folio_test_has_hwpoisoned(folio))
+				split_large_folio(mapping, folio);
+		}
+		folio_batch_release(&batch);
+		cond_resched();
 	}
 }
 
@@ -300,6 +420,7 @@ int kvm_gmem_remove_pages(struct kvm_gmem *gmem, struct address_space *mapping,
 		r = split_at(mapping, end);
 	if (!r) {
 		kvm_gmem_invalidate_pages(gmem->kvm, mapping, start, end);
+		kvm_gmem_split_poisoned(mapping, start, end);
 		/*
 		 * All at once; truncation unmaps a folio that is being mapped.
 		 * With even_cows, as that takes marks of poisoned pages, too.

@@ -13,6 +13,7 @@
  * the folios of a guest_memfd cannot be migrated.
  */
 
+#include <linux/cpuset.h>
 #include <linux/mempolicy.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
@@ -103,4 +104,63 @@ struct folio *kvm_gmem_alloc_folio(struct inode *inode, pgoff_t index,
 	mpol_cond_put(vma.vm_policy);
 
 	return folio;
+}
+
+/* From which nodes @policy, or that of the task, takes memory; @nid is the first choice. */
+static bool get_nodes(struct mempolicy *policy, int *nid, nodemask_t *nodes)
+{
+	if (!policy)
+		policy = current->mempolicy;
+
+	*nid = numa_mem_id();
+	*nodes = nodemask_of_node(*nid);
+	switch (policy ? policy->mode : MPOL_LOCAL) {
+	case MPOL_LOCAL:
+		break;
+	case MPOL_PREFERRED:
+		*nid = first_node(policy->nodes);
+		*nodes = policy->nodes;
+		break;
+	case MPOL_PREFERRED_MANY:
+	case MPOL_BIND:
+		if (policy->home_node != NUMA_NO_NODE)
+			*nid = policy->home_node;
+		*nodes = policy->nodes;
+		break;
+	default:
+		/* Interleaved, which so large a block would thwart. */
+		return false;
+	}
+	/* The allocator does not look at it for such memory. */
+	nodes_and(*nodes, *nodes, cpuset_current_mems_allowed);
+
+	return !nodes_empty(*nodes);
+}
+
+/*
+ * Folios for the whole block around @index that are physically in one piece; the first
+ * one is returned.  NULL also if the policy differs within, or if it would have
+ * to be elsewhere than where the pages are best: small ones there are better.
+ */
+struct folio *kvm_gmem_alloc_huge(struct inode *inode, pgoff_t index)
+{
+	struct shared_policy *policy = &kvm_gmem_inode(inode)->policy;
+	gfp_t gfp = mapping_gfp_mask(inode->i_mapping) | __GFP_NOWARN;
+	struct mempolicy *found;
+	nodemask_t nodes;
+	bool ok;
+	int nid;
+
+	index = round_down(index, 1UL << KVM_GMEM_HUGE_ORDER);
+	if (!is_one_policy(policy, index, index + (1UL << KVM_GMEM_HUGE_ORDER)))
+		return NULL;
+
+	found = mpol_shared_policy_lookup(policy, index);
+	ok = get_nodes(found, &nid, &nodes);
+	mpol_cond_put(found);
+	if (!ok)
+		return NULL;
+
+	return alloc_contig_folios(KVM_GMEM_HUGE_ORDER, PMD_SHIFT - PAGE_SHIFT, gfp,
+				   nid, &nodes);
 }

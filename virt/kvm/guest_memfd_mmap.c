@@ -26,20 +26,50 @@
 /* Jiffies to wait for references that are not meant to last. */
 #define PATIENCE	5
 
-static bool may_touch(struct kvm_gmem *gmem, struct inode *inode, pgoff_t index)
+/* May user space touch all pages in [start, end)? */
+static bool may_touch(struct kvm_gmem *gmem, struct inode *inode, pgoff_t start,
+		      pgoff_t end)
 {
 	struct kvm_memory_slot *slot;
+	pgoff_t past;
 
 	if (!kvm_arch_has_private_mem(gmem->kvm))
 		return kvm_gmem_inode(inode)->flags & GUEST_MEMFD_FLAG_INIT_SHARED;
 
-	slot = xa_load(&gmem->bindings, index);
+	for (; start < end; start = past) {
+		slot = xa_load(&gmem->bindings, start);
+		if (!slot)
+			return false;
 
-	return slot && !kvm_mem_is_private(gmem->kvm,
-					   kvm_gmem_slot_gfn(slot, index));
+		past = min_t(pgoff_t, end, slot->gmem.pgoff + slot->npages);
+		/* Shared is what has no attribute. */
+		if (!kvm_range_has_memory_attributes(gmem->kvm,
+						     kvm_gmem_slot_gfn(slot, start),
+						     kvm_gmem_slot_gfn(slot, past), 0))
+			return false;
+	}
+
+	return true;
 }
 
-static vm_fault_t fault_in_folio(struct inode *inode, struct vm_fault *vmf)
+/*
+ * A PMD would map all of the folio.  A page that is one of its own can be pinned
+ * without keeping others from being converted; where somebody holds the folio, a
+ * page table in place is enough to have nothing but the page mapped.
+ */
+static int map_single_page(struct address_space *mapping, struct page *page,
+			   struct vm_fault *vmf)
+{
+	if (!kvm_gmem_split_locked(mapping, page))
+		return 0;
+
+	kvm_gmem_count(mapping, gmem_split_fail);
+
+	return pte_alloc(vmf->vma->vm_mm, vmf->pmd) ? -ENOMEM : 0;
+}
+
+static vm_fault_t fault_in_folio(struct kvm_gmem *gmem, struct inode *inode,
+				 struct vm_fault *vmf)
 {
 	struct folio *folio = kvm_gmem_get_folio(inode, vmf->pgoff);
 	struct page *page;
@@ -54,6 +84,14 @@ static vm_fault_t fault_in_folio(struct inode *inode, struct vm_fault *vmf)
 	}
 
 	folio_lock(folio);
+	if (folio_test_large(folio) &&
+	    !may_touch(gmem, inode, folio->index,
+		       folio->index + folio_nr_pages(folio)) &&
+	    map_single_page(inode->i_mapping, page, vmf)) {
+		folio_unlock(folio);
+		folio_put(folio);
+		return VM_FAULT_OOM;
+	}
 	vmf->page = page;
 
 	return VM_FAULT_LOCKED;
@@ -62,6 +100,7 @@ static vm_fault_t fault_in_folio(struct inode *inode, struct vm_fault *vmf)
 static vm_fault_t kvm_gmem_fault(struct vm_fault *vmf)
 {
 	struct file *file = vmf->vma->vm_file;
+	struct kvm_gmem *gmem = file->private_data;
 	struct inode *inode = file_inode(file);
 	vm_fault_t ret = VM_FAULT_SIGBUS;
 
@@ -69,8 +108,8 @@ static vm_fault_t kvm_gmem_fault(struct vm_fault *vmf)
 		return VM_FAULT_SIGBUS;
 
 	filemap_invalidate_lock_shared(inode->i_mapping);
-	if (may_touch(file->private_data, inode, vmf->pgoff))
-		ret = fault_in_folio(inode, vmf);
+	if (may_touch(gmem, inode, vmf->pgoff, vmf->pgoff + 1))
+		ret = fault_in_folio(gmem, inode, vmf);
 	filemap_invalidate_unlock_shared(inode->i_mapping);
 
 	return ret;
@@ -103,11 +142,18 @@ int kvm_gmem_mmap(struct file *file, struct vm_area_struct *vma)
 	return 0;
 }
 
-/* Nobody has it but the page cache and the caller. */
+/*
+ * Nobody has it but the page cache and the caller.  Memory failure has kept a
+ * reference to a page that it has marked, which nobody reads any more.
+ */
 static bool is_unused(struct folio *folio)
 {
-	return !folio_mapped(folio) &&
-	       folio_ref_count(folio) == folio_nr_pages(folio) + 1;
+	long refs = folio_nr_pages(folio) + 1;
+
+	if (!folio_test_large(folio) && folio_test_hwpoison(folio))
+		refs++;
+
+	return !folio_mapped(folio) && folio_ref_count(folio) <= refs;
 }
 
 static void unmap_folio(struct address_space *mapping, struct folio *folio)

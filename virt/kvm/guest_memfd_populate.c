@@ -3,10 +3,11 @@
  * Initial contents of private memory, for back ends that launch a guest from an
  * image which they encrypt or measure.
  *
- * A page enters the file locked and not up to date, and becomes up to date when
- * its contents are there: whoever finds it in between waits for the lock, so a
- * page is seen whole or not at all.  Being the first to add it decides who fills
- * it, which is why a page that exists is refused rather than overwritten.
+ * A page enters the file locked and not up to date, or fallocate() has put it there,
+ * and becomes up to date when its contents are there: whoever finds it in between
+ * waits for the lock, so a page is seen whole or not at all.  Being the first to lock
+ * it decides who fills it, which is why a page with contents is refused rather than
+ * overwritten.
  */
 
 #include <linux/file.h>
@@ -40,7 +41,7 @@ static int populate_page(struct kvm_gmem *gmem, struct address_space *mapping,
 	kvm_pfn_t pfn;
 	int r;
 
-	folio = kvm_gmem_add_empty_folio(mapping, index);
+	folio = kvm_gmem_get_empty_folio(mapping, index);
 	if (IS_ERR(folio))
 		return PTR_ERR(folio);
 
@@ -52,15 +53,12 @@ static int populate_page(struct kvm_gmem *gmem, struct address_space *mapping,
 	if (!r)
 		r = fill(gmem->kvm, gfn, pfn, src, opaque);
 
-	if (r) {
-		/* Somebody may find it before it is gone. */
-		kvm_gmem_zero_folio(folio);
-		folio_unlock(folio);
-		kvm_gmem_remove_pages(gmem, mapping, index, index + 1);
-	} else {
+	if (!r)
 		folio_mark_uptodate(folio);
-		folio_unlock(folio);
-	}
+	folio_unlock(folio);
+	/* Somebody may have found it, and cleared it, before it is gone. */
+	if (r)
+		kvm_gmem_remove_pages(gmem, mapping, index, index + 1);
 	folio_put(folio);
 
 	return r;

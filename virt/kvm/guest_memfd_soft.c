@@ -158,14 +158,16 @@ static void soft_invalidate(struct kvm *kvm, kvm_pfn_t pfn, unsigned long nr)
 void kvm_gmem_soft_check_freed(kvm_pfn_t pfn, unsigned long nr)
 {
 	struct owner *owner;
+	unsigned long i;
+
+	/* The owner of a page that is being freed has not just come. */
+	if (xa_empty(&owners))
+		return;
 
 	mutex_lock(&owners_lock);
-	for (; nr; nr--, pfn++) {
-		owner = xa_load(&owners, pfn);
-		if (!owner)
-			continue;
-		violation(owner->vm, owner, pfn, "is freed");
-		disown_page(owner, pfn);
+	xa_for_each_range(&owners, i, owner, pfn, pfn + nr - 1) {
+		violation(owner->vm, owner, i, "is freed");
+		disown_page(owner, i);
 	}
 	mutex_unlock(&owners_lock);
 }

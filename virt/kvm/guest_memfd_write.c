@@ -11,9 +11,13 @@
 #include <linux/fs.h>
 #include <linux/pagemap.h>
 #include <linux/sched/signal.h>
+#include <linux/sizes.h>
 #include <linux/uio.h>
 
 #include "guest_memfd.h"
+
+/* How much to copy before others get the processor. */
+#define WRITE_CHUNK	SZ_128K
 
 /* Return how many bytes are written, all of a folio of @order, or an errno. */
 static ssize_t write_folio(struct inode *inode, pgoff_t index,
@@ -21,7 +25,7 @@ static ssize_t write_folio(struct inode *inode, pgoff_t index,
 {
 	struct address_space *mapping = inode->i_mapping;
 	size_t size = PAGE_SIZE << order;
-	size_t copied = 0, n;
+	size_t copied = 0, want, n;
 	struct folio *folio;
 	int r;
 
@@ -31,11 +35,12 @@ static ssize_t write_folio(struct inode *inode, pgoff_t index,
 		return -ENOMEM;
 
 	do {
+		want = min_t(size_t, size - copied, WRITE_CHUNK);
 		n = copy_page_from_iter(folio_page(folio, copied >> PAGE_SHIFT),
-					0, PAGE_SIZE, from);
+					0, want, from);
 		copied += n;
 		cond_resched();
-	} while (n == PAGE_SIZE && copied < size);
+	} while (n == want && copied < size);
 
 	if (copied < size) {
 		r = -EFAULT;
@@ -57,14 +62,22 @@ static ssize_t write_next(struct inode *inode, pgoff_t index,
 			  struct iov_iter *from)
 {
 	unsigned int order = kvm_gmem_wanted_order(inode, index);
-	ssize_t r = -ENOMEM;
+	bool fallback = false;
+	ssize_t r;
 
+	/* Only what is written may be there afterwards. */
 	if (order && IS_ALIGNED(index, 1UL << order) &&
-	    iov_iter_count(from) >= PAGE_SIZE << order)
+	    iov_iter_count(from) >= PAGE_SIZE << order) {
 		r = write_folio(inode, index, order, from);
+		if (r > 0)
+			return r;
+		fallback = r == -ENOMEM;
+	}
+
 	/* Page by page, as far as it goes. */
-	if (r < 0)
-		r = write_folio(inode, index, 0, from);
+	r = write_folio(inode, index, 0, from);
+	if (fallback && r > 0)
+		kvm_gmem_count(inode->i_mapping, gmem_alloc_fallback);
 
 	return r;
 }

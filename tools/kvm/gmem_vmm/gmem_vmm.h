@@ -36,6 +36,7 @@
 #define MAX_BLOBS	6
 
 #define PAGE_SIZE	4096ULL
+#define HUGE_SIZE	(1ULL << 21)
 #define GIB		(1ULL << 30)
 
 /*
@@ -120,6 +121,13 @@ enum fault_stat {
 
 struct fault_stats {
 	uint64_t count[NR_FAULT_STATS];
+};
+
+/* Huge pages of the guest_memfd: how many there were, became small, were not had. */
+struct huge_stats {
+	uint64_t allocated;
+	uint64_t split;
+	uint64_t fallback;
 };
 
 /* How much of the guest is mapped, in mappings of each size. */
@@ -211,6 +219,7 @@ void vm_irq(struct vmm *vmm, unsigned int irq, bool level);
 uint64_t ram_file_flags(const struct options *opt);
 void ram_layout(struct vmm *vmm);
 void ram_create(struct vmm *vmm);
+const struct region *ram_region(const struct ram *ram, uint64_t gpa, uint64_t size);
 void *ram_in_vmm(struct vmm *vmm, uint64_t gpa, uint64_t size);
 void ram_write(struct vmm *vmm, uint64_t gpa, void *pages, uint64_t size);
 void ram_make_private(struct vmm *vmm);
@@ -233,7 +242,7 @@ struct kvm_gmem_soft_status measure_status(struct vmm *vmm);
 void dump_image(struct vmm *vmm);
 
 /* prefault.c */
-int prefault(struct vcpu *vcpu, uint64_t gpa, uint64_t size);
+int prefault_converted(struct vcpu *vcpu, uint64_t gpa, uint64_t size);
 void prefault_ram(struct vmm *vmm);
 
 /* mptable.c */
@@ -283,6 +292,7 @@ uint64_t second_search(uint32_t seed);
 extern const char * const fault_stat_names[NR_FAULT_STATS];
 int stats_open(int fd);
 bool stats_faults(const struct vcpu *vcpu, struct fault_stats *stats);
+bool stats_huge(const struct vmm *vmm, struct huge_stats *stats);
 bool stats_mappings(const struct vmm *vmm, struct map_stats *stats);
 bool stats_resident(const void *start, uint64_t size, uint64_t *file, uint64_t *anonymous);
 

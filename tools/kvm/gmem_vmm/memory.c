@@ -44,6 +44,22 @@ static void *map_anonymous(uint64_t size, const char *what)
 	return p;
 }
 
+/*
+ * Address space for RAM.  Huge pages are mapped only where the address agrees with
+ * the guest's, also for private memory, which KVM does not take from there.  The
+ * kernel aligns a mapping of the file by itself.
+ */
+static void *map_ram(uint64_t size)
+{
+	uint8_t *p = map_anonymous(size + HUGE_SIZE, "address space for RAM");
+	uint64_t before = -(uintptr_t)p % HUGE_SIZE;
+
+	if (before)
+		munmap(p, before);
+	munmap(p + before + size, HUGE_SIZE - before);
+	return p + before;
+}
+
 static void *map_file(const struct ram *ram, uint64_t size)
 {
 	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, ram->fd, 0);
@@ -161,8 +177,7 @@ void ram_create(struct vmm *vmm)
 	ram->fd = -1;
 	if (vmm->opt.memory != MEMORY_ORDINARY)
 		create_file(vmm);
-	ram->mapping = maps_file(&vmm->opt) ? map_file(ram, mem) :
-					      map_anonymous(mem, "address space for RAM");
+	ram->mapping = maps_file(&vmm->opt) ? map_file(ram, mem) : map_ram(mem);
 
 	for (i = 0; i < ram->nr_regions; i++) {
 		r = &ram->region[i];
@@ -197,7 +212,8 @@ void ram_make_private(struct vmm *vmm)
 	}
 }
 
-static const struct region *find_region(struct ram *ram, uint64_t gpa, uint64_t size)
+/* NULL if not all of it is RAM. */
+const struct region *ram_region(const struct ram *ram, uint64_t gpa, uint64_t size)
 {
 	const struct region *r;
 	unsigned int i;
@@ -214,7 +230,7 @@ static const struct region *find_region(struct ram *ram, uint64_t gpa, uint64_t 
 /* Where the VMM sees RAM that is not private; NULL if not all of it is RAM. */
 void *ram_in_vmm(struct vmm *vmm, uint64_t gpa, uint64_t size)
 {
-	const struct region *r = find_region(&vmm->ram, gpa, size);
+	const struct region *r = ram_region(&vmm->ram, gpa, size);
 
 	return r ? vmm->ram.mapping + r->offset + (gpa - r->gpa) : NULL;
 }
@@ -225,7 +241,7 @@ void *ram_in_vmm(struct vmm *vmm, uint64_t gpa, uint64_t size)
  */
 void ram_write(struct vmm *vmm, uint64_t gpa, void *pages, uint64_t size)
 {
-	const struct region *r = find_region(&vmm->ram, gpa, size);
+	const struct region *r = ram_region(&vmm->ram, gpa, size);
 	uint64_t done = 0;
 	ssize_t ret;
 
@@ -246,7 +262,7 @@ void ram_write(struct vmm *vmm, uint64_t gpa, void *pages, uint64_t size)
 bool ram_is_private(struct vmm *vmm, uint64_t gpa)
 {
 	struct ram *ram = &vmm->ram;
-	const struct region *r = find_region(ram, gpa, 1);
+	const struct region *r = ram_region(ram, gpa, 1);
 	bool private;
 
 	if (!r)
@@ -324,7 +340,7 @@ static int convert(struct vmm *vmm, uint64_t gpa, uint64_t offset, uint64_t size
 
 int ram_convert(struct vmm *vmm, uint64_t gpa, uint64_t size, bool private)
 {
-	const struct region *r = find_region(&vmm->ram, gpa, size);
+	const struct region *r = ram_region(&vmm->ram, gpa, size);
 	int ret;
 
 	if (!r || !has_private(&vmm->opt))

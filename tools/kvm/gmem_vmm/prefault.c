@@ -13,14 +13,11 @@
 
 #include "gmem_vmm.h"
 
-/* Shares begin where a large mapping can. */
-#define SHARE_ALIGN	(1ULL << 21)
-
 /*
  * The call maps a part and says in its argument what is left.  0 or -errno.
  * EAGAIN: another thread changes the VM's memory at this moment.
  */
-int prefault(struct vcpu *vcpu, uint64_t gpa, uint64_t size)
+static int prefault(struct vcpu *vcpu, uint64_t gpa, uint64_t size)
 {
 	struct kvm_pre_fault_memory range = { .gpa = gpa, .size = size };
 
@@ -33,9 +30,25 @@ int prefault(struct vcpu *vcpu, uint64_t gpa, uint64_t size)
 	return 0;
 }
 
+/*
+ * Map again what a conversion has taken from the guest: of a huge page, all.  0 or
+ * -errno.
+ */
+int prefault_converted(struct vcpu *vcpu, uint64_t gpa, uint64_t size)
+{
+	const struct region *r = ram_region(&vcpu->vmm->ram, gpa, size);
+	uint64_t start = gpa & ~(HUGE_SIZE - 1);
+	uint64_t end = (gpa + size + HUGE_SIZE - 1) & ~(HUGE_SIZE - 1);
+
+	if (end > r->gpa + r->size)
+		end = r->gpa + r->size;
+	return prefault(vcpu, start, end - start);
+}
+
+/* Shares begin where a huge page can. */
 static uint64_t share_start(const struct region *r, unsigned int i, unsigned int count)
 {
-	return i == count ? r->size : r->size / count * i & ~(SHARE_ALIGN - 1);
+	return i == count ? r->size : r->size / count * i & ~(HUGE_SIZE - 1);
 }
 
 static void *prefault_share(void *arg)

@@ -69,6 +69,18 @@ static void print_file(struct vmm *vmm)
 		       pages * PAGE_SIZE / 1048576.0);
 }
 
+/* A KVM without the counters has no huge pages in the file either. */
+static void print_huge(struct vmm *vmm)
+{
+	struct huge_stats huge;
+
+	if (vmm->ram.fd < 0 || !stats_huge(vmm, &huge))
+		return;
+	printf("  huge pages of the file   %llu allocated, %llu split, small pages instead %llu times\n",
+	       (unsigned long long)huge.allocated, (unsigned long long)huge.split,
+	       (unsigned long long)huge.fallback);
+}
+
 /* Together with the file's pages this is all memory that the guest costs. */
 static void print_resident(struct vmm *vmm)
 {
@@ -206,6 +218,7 @@ void report(struct vmm *vmm)
 	print_bytes("RAM private", ram->private_pages);
 	print_bytes("RAM shared", pages - ram->private_pages);
 	print_file(vmm);
+	print_huge(vmm);
 	print_resident(vmm);
 	print_measurement(vmm);
 	print_prefault(vmm);

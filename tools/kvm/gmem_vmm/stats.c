@@ -71,6 +71,13 @@ bool stats_faults(const struct vcpu *vcpu, struct fault_stats *stats)
 	return true;
 }
 
+bool stats_huge(const struct vmm *vmm, struct huge_stats *stats)
+{
+	return read_value(vmm->stats_fd, "gmem_alloc_2m", &stats->allocated) &&
+	       read_value(vmm->stats_fd, "gmem_split", &stats->split) &&
+	       read_value(vmm->stats_fd, "gmem_alloc_fallback", &stats->fallback);
+}
+
 bool stats_mappings(const struct vmm *vmm, struct map_stats *stats)
 {
 	return read_value(vmm->stats_fd, "pages_4k", &stats->pages_4k) &&

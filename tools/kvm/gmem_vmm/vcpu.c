@@ -126,9 +126,9 @@ static void handle_mmio(struct vcpu *vcpu)
  * guest is about to use.  If yet another conversion overtakes this one, it maps
  * what is right by then.
  */
-static void prefault_converted(struct vcpu *vcpu, uint64_t gpa, uint64_t size)
+static void map_converted(struct vcpu *vcpu, uint64_t gpa, uint64_t size)
 {
-	int ret = vcpu->vmm->opt.prefault ? prefault(vcpu, gpa, size) : 0;
+	int ret = vcpu->vmm->opt.prefault ? prefault_converted(vcpu, gpa, size) : 0;
 
 	if (ret)
 		vm_stop(vcpu->vmm, 1, "mapping gpa %#llx after conversion: %s",
@@ -156,7 +156,7 @@ static void handle_hypercall(struct vcpu *vcpu)
 			  run->hypercall.args[2] & KVM_MAP_GPA_RANGE_ENCRYPTED);
 	run->hypercall.ret = !ret ? 0 : ret == -EAGAIN ? -KVM_EPERM : -KVM_EINVAL;
 	if (!ret)
-		prefault_converted(vcpu, gpa, size);
+		map_converted(vcpu, gpa, size);
 }
 
 /*
@@ -189,7 +189,7 @@ static void handle_memory_fault(struct vcpu *vcpu)
 			(unsigned long long)fault.gpa, private ? "private" : "shared",
 			strerror(-ret));
 	else
-		prefault_converted(vcpu, fault.gpa, fault.size);
+		map_converted(vcpu, fault.gpa, fault.size);
 }
 
 static void handle_exit(struct vcpu *vcpu)

@@ -9,18 +9,12 @@
  * Needs root and a kernel with CONFIG_MEMCG.  Each test works in a child that has
  * moved itself to a cgroup of its own.
  */
-#include "kvm_gmem_util.h"
-
-#include <sys/mount.h>
-#include <sys/wait.h>
+#include "gmem_memcg.h"
 
 #include "kselftest_harness.h"
 
 #undef TEST_TIMEOUT_DEFAULT
 #define TEST_TIMEOUT_DEFAULT	300
-
-#define CGROUP2		"/tmp/kvm_gmem_cgroup2"
-#define GROUP		CGROUP2 "/test"
 
 #define MIB		(1ULL << 20)
 #define PAGES		(16 * MIB / PAGE_SIZE)
@@ -30,27 +24,6 @@
 
 /* Charges are counted in batches per CPU. */
 #define SLACK		(2 * MIB)
-
-static void write_file(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY);
-
-	TEST_ASSERT(fd >= 0, "%s cannot be opened", path);
-	TEST_ASSERT(write(fd, text, strlen(text)) == strlen(text),
-		    "%s does not take '%s'", path, text);
-	close(fd);
-}
-
-static uint64_t charged(void)
-{
-	unsigned long long bytes;
-	FILE *f = fopen(GROUP "/memory.current", "r");
-
-	TEST_ASSERT(f, "memory.current cannot be opened");
-	TEST_ASSERT(fscanf(f, "%llu", &bytes) == 1, "memory.current has no number");
-	fclose(f);
-	return bytes;
-}
 
 FIXTURE(memcg) {
 };
@@ -62,23 +35,7 @@ FIXTURE_SETUP(memcg)
 
 FIXTURE_TEARDOWN(memcg)
 {
-	ASSERT_EQ(0, rmdir(GROUP));
-}
-
-/* Run @body in the cgroup; return the status of its end. */
-static int in_group(void (*body)(void))
-{
-	int status;
-	pid_t pid = fork();
-
-	TEST_ASSERT(pid >= 0, "fork() failed");
-	if (!pid) {
-		write_file(GROUP "/cgroup.procs", "0");
-		body();
-		_exit(0);
-	}
-	TEST_ASSERT(waitpid(pid, &status, 0) == pid, "waitpid() failed");
-	return status;
+	EXPECT_EQ(0, rmdir(GROUP));
 }
 
 static void fill_and_punch(void)
@@ -154,20 +111,9 @@ int main(int argc, char **argv)
 	int r;
 
 	TEST_REQUIRE(kvm_has_gmem());
-	mkdir(CGROUP2, 0755);
-	TEST_REQUIRE(!mount("none", CGROUP2, "cgroup2", 0, NULL));
-	if (access(CGROUP2 "/cgroup.subtree_control", W_OK) == 0) {
-		int fd = open(CGROUP2 "/cgroup.subtree_control", O_WRONLY);
-		bool memcg = fd >= 0 && write(fd, "+memory", 7) == 7;
-
-		close(fd);
-		if (!memcg)
-			umount(CGROUP2);
-		TEST_REQUIRE(memcg);
-	}
+	TEST_REQUIRE(mount_cgroup2());
 
 	r = test_harness_run(argc, argv);
-	umount(CGROUP2);
-	rmdir(CGROUP2);
+	umount_cgroup2();
 	return r;
 }

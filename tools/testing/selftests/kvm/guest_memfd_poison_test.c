@@ -2,37 +2,22 @@
 /*
  * Soft offline and memory failure of pages of a guest_memfd.
  *
- * Nothing maps such a page but the guest, so nothing but KVM's trace tells which
- * page of the machine it is.
- *
  * Bugs that others had and that show here: a clean page that soft offline drops
  * while the guest maps it; a poisoned page whose reference leaks with each attempt
  * to use it; memory failure, which comes with the folio locked, taking the lock
  * that a hole punch holds while it waits for the folio.
  *
- * Needs root, CONFIG_HWPOISON_INJECT, CONFIG_MEMORY_HOTPLUG (for the sysfs file)
- * and CONFIG_FTRACE with CONFIG_ENABLE_DEFAULT_TRACERS.
+ * See gmem_poison.h for what this needs.
  */
-#include "kvm_gmem_util.h"
+#include "gmem_poison.h"
 
 #include <pthread.h>
-#include <sys/mount.h>
 
 #include "kselftest_harness.h"
 
 /* Emulated CPUs and debug kernels are slow, a hang is the runner's business. */
 #undef TEST_TIMEOUT_DEFAULT
 #define TEST_TIMEOUT_DEFAULT	900
-
-#define TRACEFS		"/sys/kernel/tracing"
-#define TRACE		TRACEFS "/trace"
-#define TRACE_EVENT	TRACEFS "/events/kvmmmu/kvm_mmu_set_spte/enable"
-#define DEBUGFS		"/sys/kernel/debug"
-#define POISON		DEBUGFS "/hwpoison/corrupt-pfn"
-#define UNPOISON	DEBUGFS "/hwpoison/unpoison-pfn"
-#define SOFT_OFFLINE	"/sys/devices/system/memory/soft_offline_page"
-#define PAGEFLAGS	"/proc/kpageflags"
-#define KPF_HWPOISON	19
 
 #define SLOT		10
 #define GPA		0x40000000ULL
@@ -80,63 +65,6 @@ static void guest_main(void)
 	}
 }
 
-/* Host: files of the kernel. */
-
-static int write_number(const char *path, uint64_t number)
-{
-	int fd = open(path, O_WRONLY), len, err = 0;
-	char buf[32];
-
-	TEST_ASSERT(fd >= 0, "%s: errno %d", path, errno);
-	len = snprintf(buf, sizeof(buf), "%lu", number);
-	if (write(fd, buf, len) != len)
-		err = errno;
-	close(fd);
-	return err;
-}
-
-static void clear_trace(void)
-{
-	int fd = open(TRACE, O_WRONLY | O_TRUNC);
-
-	TEST_ASSERT(fd >= 0, "%s: errno %d", TRACE, errno);
-	close(fd);
-}
-
-/* The page of the machine that @gpa was mapped to last. */
-static uint64_t traced_pfn(uint64_t gpa)
-{
-	uint64_t gfn = gpa / PAGE_SIZE, base, spte, npages, pfn = 0;
-	FILE *f = fopen(TRACE, "r");
-	char line[512], *p;
-	int level;
-
-	TEST_ASSERT(f, "%s: errno %d", TRACE, errno);
-	while (fgets(line, sizeof(line), f)) {
-		p = strstr(line, "kvm_mmu_set_spte: gfn ");
-		if (!p || sscanf(p, "kvm_mmu_set_spte: gfn %lx spte %lx (%*[^)]) level %d",
-				 &base, &spte, &level) != 3)
-			continue;
-		npages = 1ULL << (9 * (level - 1));
-		if (gfn - base < npages)
-			pfn = PTE_GET_PFN(spte) + gfn - base;
-	}
-	fclose(f);
-	TEST_ASSERT(pfn, "gpa %#lx was not mapped", gpa);
-	return pfn;
-}
-
-static bool is_poisoned(uint64_t pfn)
-{
-	int fd = open(PAGEFLAGS, O_RDONLY);
-	uint64_t flags;
-
-	TEST_ASSERT(fd >= 0 && pread(fd, &flags, 8, pfn * 8) == 8, "%s: errno %d",
-		    PAGEFLAGS, errno);
-	close(fd);
-	return flags & (1ULL << KPF_HWPOISON);
-}
-
 /* Host: the VM. */
 
 FIXTURE(poison) {
@@ -148,6 +76,7 @@ FIXTURE(poison) {
 	uint64_t npages;
 	uint64_t file_offset;
 	uint64_t victim;
+	void *mem;
 	void *hva;
 };
 
@@ -253,7 +182,7 @@ static void expect_words(FIXTURE_DATA(poison) *self, bool victim_too)
 /* The guest has written to every page. */
 FIXTURE_SETUP(poison)
 {
-	uint64_t size = variant->npages * PAGE_SIZE, i;
+	uint64_t size = variant->npages * PAGE_SIZE, huge, i;
 
 	self->npages = variant->npages;
 	self->file_offset = variant->file_offset * PAGE_SIZE;
@@ -262,16 +191,21 @@ FIXTURE_SETUP(poison)
 	self->vm = vm_create_type_with_one_vcpu(KVM_X86_SW_PROTECTED_VM, &self->vcpu,
 						self->npages, guest_main);
 	virt_map(self->vm, GPA, GPA, self->npages);
-	self->hva = mmap(NULL, size, PROT_READ | PROT_WRITE,
-			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	ASSERT_NE(MAP_FAILED, self->hva);
+	/* Lies in a huge page as the gpa does. */
+	self->mem = anonymous_pages(size + PG_SIZE_2M);
+	self->hva = align_ptr_up(self->mem, PG_SIZE_2M);
 	self->fd = vm_create_guest_memfd(self->vm, self->file_offset + size, 0);
 	bind_slot(self);
 	vm_mem_set_private(self->vm, GPA, size);
 
 	clear_trace();
 	run_to_sync(self);
-	for (i = 0; i < self->npages; i++)
+	huge = vm_get_stat(self->vm, "pages_2m");
+	guest_write(self, 0, WORD(0));
+	/* One for the guest where the file has one. */
+	huge = vm_get_stat(self->vm, "pages_2m") - huge;
+	ASSERT_EQ(huge ? self->npages : 1, gmem_allocated_pages(self->fd));
+	for (i = 1; i < self->npages; i++)
 		guest_write(self, i, WORD(i));
 }
 
@@ -280,6 +214,7 @@ FIXTURE_TEARDOWN(poison)
 	kvm_vm_free(self->vm);
 	if (self->fd >= 0)
 		close(self->fd);
+	munmap(self->mem, self->npages * PAGE_SIZE + PG_SIZE_2M);
 }
 
 /* The page cannot be moved, and must not be dropped. */
@@ -432,33 +367,10 @@ TEST_F(poison, failure_while_punching)
 	pthread_join(thread, NULL);
 }
 
-/* The parent's business; a child that fails must not stop the others' trace. */
-static pid_t main_pid;
-
-static void stop_trace(void)
-{
-	if (getpid() == main_pid)
-		write_number(TRACE_EVENT, 0);
-}
-
 int main(int argc, char *argv[])
 {
 	TEST_REQUIRE(kvm_has_private_vms());
-
-	/* Harmless, and refused, where they are mounted already. */
-	if (access(TRACE_EVENT, F_OK))
-		mount("tracefs", TRACEFS, "tracefs", 0, NULL);
-	if (access(POISON, F_OK))
-		mount("debugfs", DEBUGFS, "debugfs", 0, NULL);
-
-	__TEST_REQUIRE(!access(TRACE_EVENT, W_OK), "%s cannot be written", TRACE_EVENT);
-	__TEST_REQUIRE(!access(POISON, W_OK), "%s cannot be written", POISON);
-	__TEST_REQUIRE(!access(SOFT_OFFLINE, W_OK), "%s cannot be written", SOFT_OFFLINE);
-	__TEST_REQUIRE(!access(PAGEFLAGS, R_OK), "%s cannot be read", PAGEFLAGS);
-
-	TEST_ASSERT(!write_number(TRACE_EVENT, 1), "%s: no trace", TRACE_EVENT);
-	main_pid = getpid();
-	atexit(stop_trace);
+	require_poison();
 
 	return test_harness_run(argc, argv);
 }

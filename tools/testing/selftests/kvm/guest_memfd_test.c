@@ -517,12 +517,12 @@ static void ignore_signal(int sig)
 /* A signal stops an allocation, what has been allocated stays. */
 TEST_F(gmem, allocate_interrupted)
 {
-	const uint64_t size = 128ULL << 20;
+	const uint64_t size = 512ULL << 20;
 	const struct sigaction action = { .sa_handler = ignore_signal };
-	/* Much shorter than it takes to clear so much memory. */
+	/* Much shorter than it takes to allocate so much memory. */
 	struct itimerval timer = {
-		.it_value.tv_usec = 2000,
-		.it_interval.tv_usec = 2000,
+		.it_value.tv_usec = 500,
+		.it_interval.tv_usec = 500,
 	};
 	int fd = vm_create_guest_memfd(self->vm, size, 0);
 	uint64_t pages;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * For tests of large folios of guest_memfd: a VM whose file may have some, how much
- * the file has and how that is mapped, and the parameter that turns them on.
+ * the file has and how that is mapped, and the parameter that limits them.
  *
  * Includes what the tests need, with the harness, in the order that they want.
  */
@@ -14,14 +14,19 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include <sys/syscall.h>
+
 #include <linux/kvm_gmem_soft.h>
+#include <linux/mempolicy.h>
 
 #define PARAMETER	"/sys/module/kvm/parameters/gmem_max_order"
+#define COMPACT_LOCKED	"/proc/sys/vm/compact_unevictable_allowed"
 #define THP		"/sys/kernel/mm/transparent_hugepage/enabled"
 #define SOFT_DEVICE	"/dev/kvm-gmem-soft"
 #define NODE_SIZE	"/sys/kernel/slab/radix_tree_node/object_size"
 
 /* Pages of a large folio, and what the guest can address from GPA on. */
+#define LARGE_ORDER	9
 #define LARGE		512UL
 #define LARGE_SIZE	BYTES(LARGE)
 #define ALL		(3 * LARGE)
@@ -52,29 +57,56 @@ static inline void set_max_order(const char *order)
 	write_line(PARAMETER, order);
 }
 
-/* How much of the mapping that has @addr is of this kind. */
-static inline unsigned long smaps_kb(void *addr, const char *field)
-{
-	unsigned long start, end, kb = 0;
-	FILE *file = fopen("/proc/self/smaps", "r");
-	bool inside = false;
-	char line[256];
+/* What the files had, and the process that restores it. */
+static char old_order[16];
+static char old_compact[16];
+static pid_t main_pid;
 
-	TEST_ASSERT(file, "smaps, errno: %d", errno);
-	while (fgets(line, sizeof(line), file)) {
-		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
-			inside = (unsigned long)addr >= start &&
-				 (unsigned long)addr < end;
-		else if (inside && !strncmp(line, field, strlen(field)))
-			kb = strtoul(line + strlen(field), NULL, 10);
-	}
-	fclose(file);
-	return kb;
+/* The harness ends the process, and a test that fails ends its own. */
+static inline void restore_parameters(void)
+{
+	if (getpid() != main_pid)
+		return;
+	set_max_order(old_order);
+	if (*old_compact)
+		write_line(COMPACT_LOCKED, old_compact);
 }
 
 static inline unsigned long mapped_by_pmd(void *addr)
 {
 	return smaps_kb(addr, "FilePmdMapped:") / (LARGE_SIZE / 1024);
+}
+
+/*
+ * Take memory from the node with the most free blocks that are large: a guest_memfd
+ * takes no large folio from another node than the preferred one.
+ */
+static inline void prefer_roomy_node(void)
+{
+	unsigned long nodes, most = 0, two_mib, four_mib;
+	FILE *file = fopen("/proc/buddyinfo", "r");
+	unsigned long free[64] = {};
+	int node, best = 0;
+	char line[512];
+
+	TEST_ASSERT(file, "buddyinfo: errno %d", errno);
+	while (fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "Node %d, zone %*s %*u %*u %*u %*u %*u %*u %*u %*u %*u %lu %lu",
+			   &node, &two_mib, &four_mib) == 3 && node < 64)
+			free[node] += two_mib + 2 * four_mib;
+	}
+	fclose(file);
+
+	for (node = 0; node < 64; node++) {
+		if (free[node] > most) {
+			most = free[node];
+			best = node;
+		}
+	}
+	nodes = 1UL << best;
+	/* Without CONFIG_NUMA there is one. */
+	TEST_ASSERT(!syscall(SYS_set_mempolicy, MPOL_PREFERRED, &nodes, 65) ||
+		    errno == ENOSYS, "set_mempolicy(), errno: %d", errno);
 }
 
 /*
@@ -88,6 +120,7 @@ static inline bool has_large_pages(unsigned long nr)
 	void *mem, *start;
 	int try;
 
+	prefer_roomy_node();
 	for (try = 0; try < 3 && kb < nr * LARGE_SIZE / 1024; try++) {
 		if (try)
 			write_line("/proc/sys/vm/compact_memory", "1");
@@ -177,6 +210,7 @@ static inline void __large_setup(struct large *l, unsigned long type,
 				 uint64_t flags, uint64_t npages, int dev)
 {
 	struct kvm_gmem_soft_attach args = { .max_order = 18 };
+	struct userspace_mem_region *program;
 	struct env *env = &l->env;
 
 	memset(l, 0, sizeof(*l));
@@ -193,14 +227,20 @@ static inline void __large_setup(struct large *l, unsigned long type,
 	virt_map(env->vm, GPA, GPA, ALL);
 	env->cmd = addr_gva2hva(env->vm, (uint64_t)&guest_cmd);
 	l->words = addr_gva2hva(env->vm, (uint64_t)&guest_words);
-	/* What is mapped changes by the memory that the test is about only. */
-	madvise(memslot2region(env->vm, 0)->host_mem,
-		memslot2region(env->vm, 0)->region.memory_size, MADV_NOHUGEPAGE);
-	vcpu_pre_fault(env->vcpu, 0, memslot2region(env->vm, 0)->region.memory_size);
+	/*
+	 * What is mapped changes by the memory that the test is about only: nothing
+	 * else is made huge, or moved by compaction.
+	 */
+	program = memslot2region(env->vm, 0);
+	madvise(program->host_mem, program->region.memory_size, MADV_NOHUGEPAGE);
+	TEST_ASSERT(!mlock(program->host_mem, program->region.memory_size),
+		    "mlock(), errno: %d", errno);
+	vcpu_pre_fault(env->vcpu, 0, program->region.memory_size);
 	/* KVM wants addresses to agree with gpas, also if it does not use them. */
 	l->unaligned = anonymous_pages(BYTES(ALL + LARGE));
 	l->alias = align_ptr_up(l->unaligned, LARGE_SIZE);
-	set_max_order("9");
+	/* A test that failed may have left another. */
+	set_max_order(old_order);
 	new_file(l, flags, npages);
 }
 
@@ -260,6 +300,46 @@ static inline void __expect_mapped(struct large *l, long huge, long small, int l
 }
 
 #define expect_mapped(l, huge, small)	__expect_mapped(l, huge, small, __LINE__)
+
+/* What KVM has counted of the files of a VM. */
+struct gmem_counters {
+	uint64_t alloc_4k;
+	uint64_t alloc_2m;
+	uint64_t fallback;
+	uint64_t split;
+	uint64_t split_fail;
+};
+
+static inline uint64_t gmem_counter(struct kvm_vm *vm, const char *name)
+{
+	uint64_t value = UINT64_MAX;
+
+	__vm_get_stat(vm, name, &value, 1);
+	TEST_ASSERT(value != UINT64_MAX, "No VM statistic '%s'", name);
+	return value;
+}
+
+static inline void __expect_counters(struct kvm_vm *vm, struct gmem_counters want,
+				     int line)
+{
+	struct gmem_counters seen = {
+		.alloc_4k = gmem_counter(vm, "gmem_alloc_4k"),
+		.alloc_2m = gmem_counter(vm, "gmem_alloc_2m"),
+		.fallback = gmem_counter(vm, "gmem_alloc_fallback"),
+		.split = gmem_counter(vm, "gmem_split"),
+		.split_fail = gmem_counter(vm, "gmem_split_fail"),
+	};
+
+	TEST_ASSERT(!memcmp(&seen, &want, sizeof(seen)),
+		    "Line %d: counted 4k %lu, 2m %lu, fallback %lu, split %lu, split_fail %lu, not %lu, %lu, %lu, %lu, %lu",
+		    line, seen.alloc_4k, seen.alloc_2m, seen.fallback, seen.split,
+		    seen.split_fail, want.alloc_4k, want.alloc_2m, want.fallback,
+		    want.split, want.split_fail);
+}
+
+/* With designated initialisers; what is not named is 0. */
+#define expect_counters(vm, ...)					\
+	__expect_counters(vm, (struct gmem_counters) { __VA_ARGS__ }, __LINE__)
 
 static inline void punch_pages(struct large *l, uint64_t index, uint64_t npages)
 {
@@ -326,17 +406,6 @@ static inline bool xarray_has_full_nodes(void)
 	return atoi(size) >= 64 * (int)sizeof(void *);
 }
 
-/* What the parameter was, and the process that restores it. */
-static char old_order[16];
-static pid_t main_pid;
-
-/* The harness ends the process, and a test that fails ends its own. */
-static inline void restore_max_order(void)
-{
-	if (getpid() == main_pid)
-		set_max_order(old_order);
-}
-
 static inline int large_main(int argc, char *argv[])
 {
 	TEST_REQUIRE(kvm_has_private_vms());
@@ -346,8 +415,14 @@ static inline int large_main(int argc, char *argv[])
 	TEST_REQUIRE(xarray_has_full_nodes());
 
 	read_line(PARAMETER, old_order, sizeof(old_order));
+	/* Its default: set to less, it would have the tests show nothing. */
+	TEST_ASSERT(atoi(old_order) >= LARGE_ORDER, "%s is %s", PARAMETER, old_order);
 	main_pid = getpid();
-	atexit(restore_max_order);
+	if (!access(COMPACT_LOCKED, W_OK)) {
+		read_line(COMPACT_LOCKED, old_compact, sizeof(old_compact));
+		write_line(COMPACT_LOCKED, "0");
+	}
+	atexit(restore_parameters);
 
 	return test_harness_run(argc, argv);
 }

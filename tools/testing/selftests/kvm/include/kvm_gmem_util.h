@@ -252,6 +252,29 @@ static inline bool pages_are_zero(const void *mem, uint64_t npages)
 	return true;
 }
 
+/* How much of the mapping that has @addr is of a kind, by smaps ("Rss:"). */
+static inline unsigned long smaps_kb(void *addr, const char *field)
+{
+	unsigned long start, end, kb = 0;
+	bool inside = false, found = false;
+	FILE *file = fopen("/proc/self/smaps", "r");
+	char line[256];
+
+	TEST_ASSERT(file, "smaps, errno: %d", errno);
+	while (fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "%lx-%lx ", &start, &end) == 2) {
+			inside = (unsigned long)addr >= start &&
+				 (unsigned long)addr < end;
+		} else if (inside && !strncmp(line, field, strlen(field))) {
+			kb = strtoul(line + strlen(field), NULL, 10);
+			found = true;
+		}
+	}
+	fclose(file);
+	TEST_ASSERT(found, "No %s of %p", field, addr);
+	return kb;
+}
+
 /* Memory of the process that has nothing to do with the file. */
 static inline void *anonymous_pages(size_t len)
 {
@@ -546,6 +569,13 @@ static inline uint64_t vm_mapped_pages(struct kvm_vm *vm)
 {
 	return vm_get_stat(vm, "pages_4k") + 512 * (vm_get_stat(vm, "pages_2m") +
 	       512 * vm_get_stat(vm, "pages_1g"));
+}
+
+/* With how many mappings does it do so?  Each takes a page fault, if nobody is ahead. */
+static inline uint64_t vm_mappings(struct kvm_vm *vm)
+{
+	return vm_get_stat(vm, "pages_4k") + vm_get_stat(vm, "pages_2m") +
+	       vm_get_stat(vm, "pages_1g");
 }
 
 /* A counter of the system or of a NUMA node, from the file that has it. */

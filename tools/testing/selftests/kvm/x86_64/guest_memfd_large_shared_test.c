@@ -12,8 +12,6 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
-#include <linux/mempolicy.h>
-
 #define STEPS		400
 
 /* Memory that guest and VMM share, all of it in the file. */
@@ -55,6 +53,29 @@ TEST_F(shared, touch)
 	ASSERT_EQ(2 * LARGE, allocated(l));
 	host_check(mem, LARGE, LARGE, GUEST_VALUE);
 	ASSERT_EQ(2, mapped_by_pmd(mem));
+}
+
+/* With the parameter at 0: the same, page by page. */
+TEST_F(shared, small)
+{
+	struct large *l = &self->large;
+	void *mem;
+
+	close(l->env.fd);
+	munmap(l->env.mem, 2 * LARGE_SIZE);
+	set_max_order("0");
+	new_file(l, FLAG_MMAP | FLAG_SHARED, 2 * LARGE);
+	mem = l->env.mem;
+	bind_at(l, 0, 2 * LARGE, 0);
+	ASSERT_EQ(0, touch(mem + BYTES(5), -1));
+	ASSERT_EQ(1, allocated(l));
+	host_write(mem, 0, 2 * LARGE, HOST_VALUE);
+	ASSERT_EQ(2 * LARGE, allocated(l));
+	ASSERT_EQ(0, mapped_by_pmd(mem));
+	ASSERT_EQ(2 * LARGE, guest_checks(l, 0, 2 * LARGE, HOST_VALUE));
+	expect_mapped(l, 0, 2 * LARGE);
+	ASSERT_EQ(0, guest_writes(l, 0, 2 * LARGE, GUEST_VALUE));
+	host_check(mem, 0, 2 * LARGE, GUEST_VALUE);
 }
 
 TEST_F(shared, hole)
@@ -195,33 +216,80 @@ TEST_F(shared, hole_while_counting)
 		punch_while_counting(l);
 }
 
+static void set_policy(void *mem, uint64_t npages, int mode, unsigned long nodes)
+{
+	TEST_ASSERT(!syscall(SYS_mbind, mem, BYTES(npages), mode, &nodes, 8UL, 0),
+		    "mbind(), errno: %d", errno);
+}
+
+static void expect_node(void *mem, uint64_t first, uint64_t npages, int node)
+{
+	void *addr;
+	uint64_t i;
+	int status;
+
+	for (i = first; i < first + npages; i++) {
+		addr = mem + BYTES(i);
+		TEST_ASSERT(!touch(addr, -1) &&
+			    !syscall(SYS_move_pages, 0, 1UL, &addr, NULL, &status, 0),
+			    "page %lu, errno: %d", i, errno);
+		TEST_ASSERT(status == node, "page %lu: node %d, not %d", i, status,
+			    node);
+	}
+}
+
+static bool has_two_nodes(void)
+{
+	return !access("/sys/devices/system/node/node1", F_OK);
+}
+
 /* Where a policy wants it. */
 TEST_F(shared, numa)
 {
 	struct large *l = &self->large;
-	unsigned long nodes, i;
-	void *addr;
-	int status;
+	int i;
 
 	REQUIRE_LARGE_PAGES();
-	if (access("/sys/devices/system/node/node1", F_OK))
+	if (!has_two_nodes())
 		SKIP(return, "one node");
 	bind_at(l, 0, 2 * LARGE, 0);
 	for (i = 0; i < 4; i++) {
-		nodes = 1UL << (i % 2);
-		ASSERT_EQ(0, syscall(SYS_mbind, l->env.mem, 2 * LARGE_SIZE, MPOL_BIND,
-				     &nodes, 8UL, 0));
+		set_policy(l->env.mem, 2 * LARGE, MPOL_BIND, 1UL << (i % 2));
 		guest_writes(l, 5, 1, GUEST_VALUE);
 		ASSERT_EQ(LARGE, allocated(l));
-		for (addr = l->env.mem; addr < l->env.mem + LARGE_SIZE;
-		     addr += BYTES(100)) {
-			ASSERT_EQ(0, touch(addr, -1));
-			ASSERT_EQ(0, syscall(SYS_move_pages, 0, 1UL, &addr, NULL, &status,
-					     0));
-			ASSERT_EQ(i % 2, status);
-		}
+		expect_node(l->env.mem, 0, LARGE, i % 2);
 		punch_pages(l, 0, LARGE);
 	}
+
+	/* The unit is a folio. */
+	set_policy(l->env.mem, 2 * LARGE, MPOL_INTERLEAVE, 3);
+	guest_writes(l, LARGE + 5, 1, GUEST_VALUE);
+	guest_writes(l, 5, 1, GUEST_VALUE);
+	ASSERT_EQ(2 * LARGE, allocated(l));
+	expect_node(l->env.mem, 0, LARGE, 0);
+	expect_node(l->env.mem, LARGE, LARGE, 1);
+}
+
+/* Each page goes where its policy wants it, if they differ within a block. */
+TEST_F(shared, numa_parts)
+{
+	const uint64_t past = LARGE + 77;
+	struct large *l = &self->large;
+
+	REQUIRE_LARGE_PAGES();
+	if (!has_two_nodes())
+		SKIP(return, "one node");
+	bind_at(l, 0, 2 * LARGE, 0);
+	set_policy(l->env.mem, 2 * LARGE, MPOL_BIND, 1);
+	set_policy(l->env.mem + BYTES(LARGE), past - LARGE, MPOL_BIND, 2);
+	guest_writes(l, 2 * LARGE - 1, 1, GUEST_VALUE);
+	ASSERT_EQ(1, allocated(l));
+	guest_writes(l, 0, 2 * LARGE, GUEST_VALUE);
+	expect_mapped(l, 1, LARGE);
+	expect_node(l->env.mem, 0, LARGE, 0);
+	expect_node(l->env.mem, LARGE, past - LARGE, 1);
+	expect_node(l->env.mem, past, 2 * LARGE - past, 0);
+	host_check(l->env.mem, 0, 2 * LARGE, GUEST_VALUE);
 }
 
 /*

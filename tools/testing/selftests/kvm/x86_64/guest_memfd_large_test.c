@@ -360,20 +360,9 @@ TEST_F(private, write_bad_buffer)
 	munmap(buf, 2 * LARGE_SIZE);
 }
 
-/* Counters of the kernel in pages. */
-static long vmstat(const char *name)
+static long system_pages(const char *item)
 {
-	FILE *file = fopen("/proc/vmstat", "r");
-	char field[64];
-	long value, seen = -1;
-
-	TEST_ASSERT(file, "vmstat, errno: %d", errno);
-	while (fscanf(file, "%63s %ld", field, &value) == 2) {
-		if (!strcmp(field, name))
-			seen = value;
-	}
-	fclose(file);
-	return seen;
+	return vmstat_value("/proc/vmstat", item);
 }
 
 static unsigned int create_and_close(struct large *l, int n)
@@ -401,12 +390,12 @@ TEST_F(private, no_leak)
 
 	REQUIRE_LARGE_PAGES();
 	create_and_close(l, 10);
-	files = vmstat("nr_file_pages");
-	unevictable = vmstat("nr_unevictable");
+	files = system_pages("nr_file_pages");
+	unevictable = system_pages("nr_unevictable");
 	ASSERT_LE(CYCLES / 2, create_and_close(l, CYCLES));
-	ASSERT_GT(files + CYCLES / 2, vmstat("nr_file_pages"));
-	ASSERT_GT(unevictable + CYCLES / 2, vmstat("nr_unevictable"));
-	ASSERT_LT(unevictable - CYCLES / 2, vmstat("nr_unevictable"));
+	ASSERT_GT(files + CYCLES / 2, system_pages("nr_file_pages"));
+	ASSERT_GT(unevictable + CYCLES / 2, system_pages("nr_unevictable"));
+	ASSERT_LT(unevictable - CYCLES / 2, system_pages("nr_unevictable"));
 	ASSERT_TRUE(has_large_pages(8));
 }
 

@@ -627,27 +627,61 @@ TEST_F(launch, source_ends_half_way)
 	expect_contents(env, GPA, 8, env->src);
 }
 
-/* Data is not replaced, be it measured or zeroes. */
+/* Data is not replaced. */
 TEST_F(launch, page_is_there)
 {
 	struct env *env = &self->env;
 
 	populate(env, 0, 2);
+	populate(env, 6, 1);
 	populate_fails(env, GPA, PAGE_SIZE, env->src[1], EEXIST, 0);
 	populate_fails(env, PAGE(1), 2 * PAGE_SIZE, env->src, EEXIST, 0);
-
-	gmem_allocate(env->fd, FILE_OFFSET + 6 * PAGE_SIZE, PAGE_SIZE);
-	populate_fails(env, PAGE(6), PAGE_SIZE, env->src, EEXIST, 0);
 	populate_fails(env, PAGE(2), 8 * PAGE_SIZE, env->src[2], EEXIST, 4);
-	/* It is in the file, and nobody's. */
 	ASSERT_EQ(7, gmem_allocated_pages(env->fd));
-	expect_pages(env->dev, 6, 0);
 
 	finalise(env->dev);
-	expect_contents(env, GPA, 6, env->src);
-	expect_pages(env->dev, 6, 0);
-	expect_contents(env, PAGE(6), 1, NULL);
+	expect_contents(env, GPA, 7, env->src);
 	expect_pages(env->dev, 7, 0);
+}
+
+/* What fallocate() has put into the file is no data yet. */
+TEST_F(launch, allocated_ahead)
+{
+	const uint64_t npages = 1024, size = npages * PAGE_SIZE, gpa = 4 * GPA;
+	struct env *env = &self->env;
+	uint64_t done;
+	int fd;
+
+	gmem_allocate(env->fd, FILE_OFFSET + PAGE_SIZE, 2 * PAGE_SIZE);
+	populate(env, 0, 2);
+	populate_fails(env, PAGE(1), PAGE_SIZE, env->src[5], EEXIST, 0);
+	ASSERT_EQ(3, gmem_allocated_pages(env->fd));
+	expect_pages(env->dev, 2, 0);
+
+	/* With folios that are larger than what is populated. */
+	fd = vm_create_guest_memfd(env->vm, size, 0);
+	vm_bind_gmem(env->vm, SLOT + 1, gpa, size, fd, 0);
+	virt_map(env->vm, gpa, gpa, npages);
+	vm_mem_set_private(env->vm, gpa, size);
+	gmem_allocate(fd, 0, size);
+	ASSERT_EQ(0, populate_errno(env->dev, gpa + 510 * PAGE_SIZE, 4 * PAGE_SIZE,
+				    env->src[3], &done));
+	ASSERT_EQ(4, done);
+	ASSERT_EQ(EEXIST, populate_errno(env->dev, gpa + 511 * PAGE_SIZE,
+					 PAGE_SIZE, env->src[9], &done));
+	ASSERT_EQ(0, populate_errno(env->dev, gpa + 514 * PAGE_SIZE, PAGE_SIZE,
+				    env->src[7], &done));
+	ASSERT_EQ(npages, gmem_allocated_pages(fd));
+	expect_pages(env->dev, 7, 0);
+
+	finalise(env->dev);
+	expect_contents(env, GPA, 2, env->src);
+	expect_contents(env, PAGE(2), 1, NULL);
+	expect_contents(env, gpa, 510, NULL);
+	expect_contents(env, gpa + 510 * PAGE_SIZE, 5, env->src[3]);
+	expect_contents(env, gpa + 515 * PAGE_SIZE, npages - 515, NULL);
+	ASSERT_EQ(npages, gmem_allocated_pages(fd));
+	close(fd);
 }
 
 /* A hole makes room.  What was measured stays measured. */

@@ -92,8 +92,9 @@ static void guest_main(void)
 struct env {
 	struct kvm_vm *vm;
 	struct kvm_vcpu *vcpu;
-	/* The shared side. */
+	/* The shared side, and what is to be unmapped of it. */
 	uint8_t *hva;
+	void *mem;
 	uint64_t npages;
 	/* The private side, if there is one. */
 	int fd;
@@ -103,6 +104,7 @@ struct env {
 static void create_vm(struct env *env, unsigned long type, uint32_t ring_bytes)
 {
 	env->fd = -1;
+	env->mem = NULL;
 	kvm_vm_type = type;
 	env->vm = __vm_create(VM_MODE_DEFAULT, 1, MAX_PAGES);
 	kvm_vm_type = 0;
@@ -132,14 +134,20 @@ static void add_memory(struct env *env, enum vm_mem_backing_src_type src,
 	map_program(env);
 }
 
-/* With a file for the private side; all starts private. */
-static void add_private_memory(struct env *env, uint64_t npages)
+/*
+ * With a file for the private side; all starts private.  KVM maps no huge pages if
+ * the address of the shared side does not agree with the gpa.
+ */
+static void add_private_memory(struct env *env, uint64_t npages, bool huge)
 {
 	env->fd = vm_create_guest_memfd(env->vm, BYTES(npages), 0);
-	vm_gmem_region_add(env->vm, VM_MEM_SRC_ANONYMOUS, GPA, SLOT, npages,
-			   env->fd, 0);
-	env->hva = addr_gpa2hva(env->vm, GPA);
+	env->mem = anonymous_pages(BYTES(npages + HUGE_PAGES + 1));
+	env->hva = align_ptr_up(env->mem, BYTES(HUGE_PAGES));
+	if (!huge)
+		env->hva += PAGE_SIZE;
 	env->npages = npages;
+	vm_set_user_memory_region2(env->vm, SLOT, KVM_MEM_GUEST_MEMFD, GPA,
+				   BYTES(npages), env->hva, env->fd, 0);
 	vm_mem_set_private(env->vm, GPA, BYTES(npages));
 	map_program(env);
 }
@@ -157,6 +165,8 @@ static void free_vm(struct env *env)
 	kvm_vm_free(env->vm);
 	if (env->fd >= 0)
 		close(env->fd);
+	if (env->mem)
+		munmap(env->mem, BYTES(env->npages + HUGE_PAGES + 1));
 }
 
 static void run_to_sync(struct kvm_vcpu *vcpu)
@@ -277,6 +287,14 @@ FIXTURE_VARIANT_ADD(memory, private) {
 	.private = true,
 };
 
+FIXTURE_VARIANT_ADD(memory, private_huge) {
+	.type = KVM_X86_SW_PROTECTED_VM,
+	.npages = MAX_PAGES,
+	.gmem = true,
+	.private = true,
+	.huge = true,
+};
+
 FIXTURE_VARIANT_ADD(memory, shared) {
 	.type = KVM_X86_SW_PROTECTED_VM,
 	.npages = 700,
@@ -324,7 +342,7 @@ FIXTURE_SETUP(memory)
 		return;
 	create_vm(env, variant->type, 0);
 	if (variant->gmem)
-		add_private_memory(env, variant->npages);
+		add_private_memory(env, variant->npages, variant->huge);
 	else
 		add_memory(env, variant->src, variant->npages, 0);
 	if (variant->gmem && !variant->private)
@@ -396,6 +414,9 @@ TEST_F(memory, one_page)
 	if (variant->src == VM_MEM_SRC_ANONYMOUS_THP &&
 	    (!is_transparent_huge(env, page) || !is_transparent_huge(env, before_it)))
 		SKIP(return, "the host has no huge page left");
+	if (variant->private && variant->huge &&
+	    gmem_allocated_pages(env->fd) != 2 * HUGE_PAGES)
+		SKIP(return, "the file has no huge pages");
 	EXPECT_EQ(variant->huge ? HUGE_PAGES : 1, mapped[0]);
 	EXPECT_EQ(variant->huge ? 2 * HUGE_PAGES : 20, mapped[1]);
 	EXPECT_EQ(0, guest_do(env, OP_WRITE, before_it, 20, NEW_VALUE));
@@ -752,7 +773,7 @@ TEST(conversions)
 		SKIP(return, "no private memory");
 
 	create_vm(&env, KVM_X86_SW_PROTECTED_VM, 0);
-	add_private_memory(&env, NR_PAGES);
+	add_private_memory(&env, NR_PAGES, false);
 	host_fill(&env, SHARED_VALUE);
 	vcpu_map_memory(env.vcpu, GPA, BYTES(NR_PAGES));
 	EXPECT_EQ(0, guest_do(&env, OP_WRITE, 0, NR_PAGES, PRIVATE_VALUE));

@@ -221,26 +221,10 @@ static long system_pages(const char *item)
 	return vmstat_value("/proc/vmstat", item);
 }
 
-/* What /proc/self/smaps says about a mapping, in pages. */
-static long mapping_pages(void *mem, const char *item)
+/* What a mapping has of a kind, in pages. */
+static long mapping_pages(void *mem, const char *field)
 {
-	bool here = false;
-	char line[256];
-	unsigned long start;
-	long value = -1;
-	FILE *f;
-
-	f = fopen("/proc/self/smaps", "r");
-	TEST_ASSERT(f, "/proc/self/smaps, errno: %d", errno);
-	while (value < 0 && fgets(line, sizeof(line), f)) {
-		if (sscanf(line, "%lx-%*x ", &start) == 1 && strchr(line, '-'))
-			here = start == (unsigned long)mem;
-		else if (here && !strncmp(line, item, strlen(item)))
-			sscanf(line + strlen(item), ": %ld", &value);
-	}
-	fclose(f);
-	TEST_ASSERT(value >= 0, "No %s of %p", item, mem);
-	return value * 1024 / (long)PAGE_SIZE;
+	return smaps_kb(mem, field) * 1024 / PAGE_SIZE;
 }
 
 #define MANY_PAGES	1024L
@@ -283,23 +267,23 @@ TEST(one_copy)
 		mem[i * PAGE_WORDS] = 100;
 	ASSERT_NEAR(file + MANY_PAGES, system_pages("nr_file_pages"));
 	ASSERT_NEAR(mapped + MANY_PAGES, system_pages("nr_mapped"));
-	ASSERT_EQ(MANY_PAGES, mapping_pages(mem, "Rss"));
-	ASSERT_EQ(MANY_PAGES, mapping_pages(mem, "Pss"));
+	ASSERT_EQ(MANY_PAGES, mapping_pages(mem, "Rss:"));
+	ASSERT_EQ(MANY_PAGES, mapping_pages(mem, "Pss:"));
 
 	for (round = 1; round <= 3; round++) {
 		/* The last time, one half only. */
 		long private = round == 3 ? MANY_PAGES / 2 : MANY_PAGES;
 
 		vm_mem_set_private(vm, GPA, private * PAGE_SIZE);
-		ASSERT_EQ(MANY_PAGES - private, mapping_pages(mem, "Rss"));
+		ASSERT_EQ(MANY_PAGES - private, mapping_pages(mem, "Rss:"));
 		vcpu_run_to_sync(vcpu);
 
 		ASSERT_EQ(MANY_PAGES, gmem_allocated_pages(fd));
 		ASSERT_NEAR(file + MANY_PAGES, system_pages("nr_file_pages"));
 		ASSERT_NEAR(anon, system_pages("nr_anon_pages"));
 		ASSERT_NEAR(mapped + MANY_PAGES - private, system_pages("nr_mapped"));
-		ASSERT_EQ(MANY_PAGES - private, mapping_pages(mem, "Rss"));
-		ASSERT_EQ(0, mapping_pages(mem, "Anonymous"));
+		ASSERT_EQ(MANY_PAGES - private, mapping_pages(mem, "Rss:"));
+		ASSERT_EQ(0, mapping_pages(mem, "Anonymous:"));
 
 		vm_mem_set_shared(vm, GPA, size);
 		for (i = 0; i < MANY_PAGES; i++)
@@ -307,8 +291,8 @@ TEST(one_copy)
 		ASSERT_EQ(MANY_PAGES, gmem_allocated_pages(fd));
 		ASSERT_NEAR(file + MANY_PAGES, system_pages("nr_file_pages"));
 		ASSERT_NEAR(anon, system_pages("nr_anon_pages"));
-		ASSERT_EQ(MANY_PAGES, mapping_pages(mem, "Rss"));
-		ASSERT_EQ(0, mapping_pages(mem, "Anonymous"));
+		ASSERT_EQ(MANY_PAGES, mapping_pages(mem, "Rss:"));
+		ASSERT_EQ(0, mapping_pages(mem, "Anonymous:"));
 	}
 
 	munmap(mem, size);
