@@ -144,9 +144,9 @@ static inline bool kvm_mem_is_private(struct kvm *kvm, gfn_t gfn)
  *	in the file and physically in one piece, without a poisoned page, and agreed
  *	by the back end
  *
- * Allocates and zeroes the page if the file has none there, and has the back end
- * prepare the block.  May sleep.  The reference keeps the page from being reused,
- * not from being removed from the file: the caller rechecks with
+ * Allocates the page if the file has none there, clears it if nobody has yet, and
+ * has the back end prepare the block.  May sleep.  The reference keeps the page from
+ * being reused, not from being removed from the file: the caller rechecks with
  * kvm_gfn_invalidate_retry() under mmu_lock.
  *
  * Return: 0, or
@@ -222,7 +222,7 @@ typedef int (*kvm_gmem_fill_t)(struct kvm *kvm, gfn_t gfn, kvm_pfn_t pfn,
  * @opaque: for @fill
  *
  * For each page: the gfn is private and in a memslot with a guest_memfd, the file
- * has no page there yet, the back end prepares it, @fill fills it.  A page that
+ * has no contents there yet, the back end prepares it, @fill fills it.  A page that
  * fails leaves a hole.
  *
  * Takes slots_lock and the file's invalidate lock for some pages at a time, after
@@ -230,7 +230,9 @@ typedef int (*kvm_gmem_fill_t)(struct kvm *kvm, gfn_t gfn, kvm_pfn_t pfn,
  *
  * Return: pages populated if there are any, else
  * * -EINVAL: @src is not aligned, or the gfn is not such
- * * -EEXIST: the file has the page already
+ * * -EEXIST: the page has contents already; what fallocate() has put into the file
+ *   has none yet
+ * * -EAGAIN: it is part of a large folio that somebody holds
  * * -EFAULT: @src cannot be read, or the file is closed
  * * -EINTR: a signal is pending
  * * -ENOMEM

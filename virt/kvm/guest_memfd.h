@@ -60,7 +60,7 @@ struct kvm_gmem_inode {
 	unsigned int max_order;
 	/* Try for more than a folio can be, see guest_memfd_huge.c. */
 	bool huge;
-	/* Where a look for that much has ended the last time. */
+	/* Where a look for that much has ended the last time: a hint, no lock. */
 	pgoff_t gap;
 	/* By offset in pages. */
 	struct shared_policy policy;
