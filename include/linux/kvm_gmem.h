@@ -42,6 +42,14 @@
 #define kvm_arch_private_mem_is_trusted(kvm) false
 #endif
 
+/*
+ * Does kvm_unmap_gfn_range() give up mmu_lock by itself, if it may, when others want
+ * it?  Then a range of any length is one call.
+ */
+#ifndef kvm_arch_unmap_yields
+#define kvm_arch_unmap_yields(slot) false
+#endif
+
 #ifdef CONFIG_KVM_GUEST_MEMFD
 
 /* Architecture: may this VM, or any VM if NULL, have a guest_memfd? */
@@ -49,10 +57,12 @@ bool kvm_arch_supports_gmem(struct kvm *kvm);
 
 /*
  * Architecture: map @gpa for a loaded vCPU as if the guest had touched it, with
- * the largest page that can be had.  kvm->srcu is held.  Return how many bytes
- * are mapped from @gpa on, 0 if it has to be tried again, or an errno.
+ * the largest page that can be had, and what comes after it within @size bytes as
+ * far as that is cheaper now than in a call of its own.  kvm->srcu is held.  Return
+ * how many bytes are mapped from @gpa on, which may be more than @size, 0 if it has
+ * to be tried again, or an errno.
  */
-long kvm_arch_vcpu_map_memory(struct kvm_vcpu *vcpu, gpa_t gpa);
+long kvm_arch_vcpu_map_memory(struct kvm_vcpu *vcpu, gpa_t gpa, u64 size);
 
 /**
  * kvm_slot_can_be_private - does a memslot have memory for private gfns
@@ -109,6 +119,21 @@ kvm_slot_memory_index(const struct kvm_memory_slot *slot)
 u64 kvm_get_memory_attributes(struct kvm *kvm, gfn_t gfn);
 
 /**
+ * kvm_find_memory_attributes - attributes of a gfn and of those around it
+ * @kvm: the VM
+ * @gfn: any gfn, in a memslot or not
+ * @first: from which gfn on all have the same value
+ * @last: up to which gfn, inclusive
+ *
+ * As kvm_get_memory_attributes(), and at the same cost.  The range ends where the
+ * value changes, but if there are no attributes it may end before.
+ *
+ * Return: a set of KVM_MEMORY_ATTRIBUTE_*.
+ */
+u64 kvm_find_memory_attributes(struct kvm *kvm, gfn_t gfn, gfn_t *first,
+			       gfn_t *last);
+
+/**
  * kvm_range_has_memory_attributes - do all gfns of a range have one value
  * @kvm: the VM
  * @start: first gfn
@@ -158,6 +183,19 @@ static inline bool kvm_mem_is_private(struct kvm *kvm, gfn_t gfn)
  */
 int kvm_gmem_get_pfn(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t gfn,
 		     kvm_pfn_t *pfn, unsigned int *max_order);
+
+/**
+ * kvm_gmem_get_pfns - the same for a run of gfns, a page each
+ * @kvm: the VM
+ * @slot: as above, contains all of them
+ * @gfn: the first one
+ * @pfns: the pages, with a reference each for the caller to drop
+ * @nr: how many
+ *
+ * Return: how many it has got; the next one has failed if these are less than @nr.
+ */
+unsigned int kvm_gmem_get_pfns(struct kvm *kvm, struct kvm_memory_slot *slot,
+			       gfn_t gfn, kvm_pfn_t *pfns, unsigned int nr);
 
 /**
  * struct kvm_gmem_ops - the back end of a VM's private memory

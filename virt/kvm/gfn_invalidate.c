@@ -24,7 +24,7 @@
 
 #include "guest_memfd.h"
 
-/* Pages to unmap before others may have mmu_lock. */
+/* Pages to unmap in one go where the architecture does not yield. */
 #define UNMAP_BATCH_PAGES	(SZ_1G >> PAGE_SHIFT)
 
 void kvm_gfn_invalidate_begin(struct kvm *kvm)
@@ -92,13 +92,14 @@ void kvm_gfn_invalidate_range(struct kvm *kvm, struct kvm_memory_slot *slot,
 		.slot = slot,
 		.may_block = true,
 	};
+	gfn_t batch = kvm_arch_unmap_yields(slot) ? end - start : UNMAP_BATCH_PAGES;
 	bool flush = false;
 
 	lockdep_assert_held_write(&kvm->mmu_lock);
 
 	for (; start < end; start = range.end) {
 		range.start = start;
-		range.end = min_t(gfn_t, end, start + UNMAP_BATCH_PAGES);
+		range.end = min(end, start + batch);
 		flush |= kvm_unmap_gfn_range(kvm, &range);
 
 		if (range.end == end ||

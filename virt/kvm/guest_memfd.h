@@ -117,7 +117,7 @@ void kvm_gmem_slot_ready(struct kvm_memory_slot *slot);
 void kvm_gmem_unbind(struct kvm_memory_slot *slot);
 void kvm_gmem_unbind_all(struct kvm_gmem *gmem);
 void kvm_gmem_invalidate_begin(struct kvm_gmem *gmem, pgoff_t start,
-			       pgoff_t end);
+			       pgoff_t end, pgoff_t first, pgoff_t past);
 void kvm_gmem_invalidate_end(struct kvm_gmem *gmem);
 struct file *kvm_gmem_get_file(struct kvm_memory_slot *slot);
 struct page *kvm_gmem_find_page(struct kvm_memory_slot *slot, gfn_t gfn);

@@ -55,11 +55,11 @@ void kvm_gmem_free(struct kvm_gmem *gmem)
 
 /*
  * Unmap the pages [start, end) of the file from the guest and hold off faults on
- * them until kvm_gmem_invalidate_end().  Callers that remove folios hold the
- * invalidate lock, which keeps new bindings out in between.
+ * [first, past), which includes them, until kvm_gmem_invalidate_end().  Callers that
+ * remove folios hold the invalidate lock, which keeps new bindings out in between.
  */
 void kvm_gmem_invalidate_begin(struct kvm_gmem *gmem, pgoff_t start,
-			       pgoff_t end)
+			       pgoff_t end, pgoff_t first, pgoff_t past)
 {
 	struct kvm_memory_slot *slot, *prev = NULL;
 	struct kvm *kvm = gmem->kvm;
@@ -68,16 +68,19 @@ void kvm_gmem_invalidate_begin(struct kvm_gmem *gmem, pgoff_t start,
 	mutex_lock(&gmem->bindings_lock);
 	KVM_MMU_LOCK(kvm);
 	kvm_gfn_invalidate_begin(kvm);
-	xa_for_each_range(&gmem->bindings, index, slot, start, end - 1) {
-		pgoff_t first = max(start, slot->gmem.pgoff);
-		pgoff_t past = min(end, slot->gmem.pgoff + slot->npages);
+	xa_for_each_range(&gmem->bindings, index, slot, first, past - 1) {
+		pgoff_t slot_start = slot->gmem.pgoff;
+		pgoff_t slot_end = slot_start + slot->npages;
 
 		if (slot == prev)
 			continue;
 		prev = slot;
 
-		kvm_gfn_invalidate_add(kvm, kvm_gmem_slot_gfn(slot, first),
-				       kvm_gmem_slot_gfn(slot, past));
+		kvm_gfn_invalidate_add(kvm,
+				       kvm_gmem_slot_gfn(slot, max(first, slot_start)),
+				       kvm_gmem_slot_gfn(slot, min(past, slot_end)));
+		if (slot_start >= end || slot_end <= start)
+			continue;
 		/*
 		 * Before the slot is ready, nothing is mapped through it and
 		 * its rmaps may not exist.  If it becomes active from here on,
@@ -85,8 +88,9 @@ void kvm_gmem_invalidate_begin(struct kvm_gmem *gmem, pgoff_t start,
 		 */
 		if (!smp_load_acquire(&slot->gmem.ready))
 			continue;
-		kvm_gfn_invalidate_range(kvm, slot, kvm_gmem_slot_gfn(slot, first),
-					 kvm_gmem_slot_gfn(slot, past));
+		kvm_gfn_invalidate_range(kvm, slot,
+					 kvm_gmem_slot_gfn(slot, max(start, slot_start)),
+					 kvm_gmem_slot_gfn(slot, min(end, slot_end)));
 	}
 	KVM_MMU_UNLOCK(kvm);
 	mutex_unlock(&gmem->bindings_lock);
@@ -269,7 +273,7 @@ void kvm_gmem_unbind_all(struct kvm_gmem *gmem)
 	/* First clear, then unmap, else a fault in between maps it again. */
 	xa_for_each(&gmem->bindings, index, slot)
 		WRITE_ONCE(slot->gmem.file, NULL);
-	kvm_gmem_invalidate_begin(gmem, 0, ULONG_MAX);
+	kvm_gmem_invalidate_begin(gmem, 0, ULONG_MAX, 0, ULONG_MAX);
 	kvm_gmem_invalidate_end(gmem);
 
 	mutex_lock(&gmem->bindings_lock);
@@ -327,13 +331,45 @@ static unsigned int block_order(const struct kvm_memory_slot *slot,
 	return order;
 }
 
-int kvm_gmem_get_pfn(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t gfn,
-		     kvm_pfn_t *pfn, unsigned int *max_order)
+static int get_pfn(struct kvm *kvm, struct kvm_memory_slot *slot,
+		   struct file *file, gfn_t gfn, kvm_pfn_t *pfn,
+		   unsigned int *max_order)
 {
 	pgoff_t index = kvm_gmem_slot_index(slot, gfn);
 	struct folio *folio;
 	unsigned int order;
 	struct page *page;
+	int r;
+
+	folio = kvm_gmem_get_folio(file_inode(file), index);
+	if (IS_ERR(folio))
+		return PTR_ERR(folio);
+
+	page = folio_file_page(folio, index);
+	r = -EHWPOISON;
+	if (PageHWPoison(page))
+		goto out_folio;
+
+	order = block_order(slot, file_inode(file), folio, gfn, index, *max_order);
+	r = kvm_gmem_prepare(kvm, file_inode(file)->i_mapping, folio, gfn,
+			     page_to_pfn(page), &order);
+	if (r)
+		goto out_folio;
+
+	*pfn = page_to_pfn(page);
+	*max_order = order;
+
+	return 0;
+
+out_folio:
+	folio_put(folio);
+	return r;
+}
+
+int kvm_gmem_get_pfn(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t gfn,
+		     kvm_pfn_t *pfn, unsigned int *max_order)
+{
+	unsigned int page_order = 0;
 	struct file *file;
 	int r;
 
@@ -341,36 +377,32 @@ int kvm_gmem_get_pfn(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t gfn,
 	if (!file)
 		return -EFAULT;
 
-	folio = kvm_gmem_get_folio(file_inode(file), index);
-	if (IS_ERR(folio)) {
-		r = PTR_ERR(folio);
-		goto out;
-	}
-
-	page = folio_file_page(folio, index);
-	r = -EHWPOISON;
-	if (PageHWPoison(page))
-		goto out_folio;
-
-	order = block_order(slot, file_inode(file), folio, gfn, index,
-			    max_order ? *max_order : 0);
-	r = kvm_gmem_prepare(kvm, file_inode(file)->i_mapping, folio, gfn,
-			     page_to_pfn(page), &order);
-	if (r)
-		goto out_folio;
-
-	*pfn = page_to_pfn(page);
-	if (max_order)
-		*max_order = order;
-	goto out;
-
-out_folio:
-	folio_put(folio);
-out:
+	r = get_pfn(kvm, slot, file, gfn, pfn, max_order ?: &page_order);
 	fput(file);
+
 	return r;
 }
 EXPORT_SYMBOL_GPL(kvm_gmem_get_pfn);
+
+unsigned int kvm_gmem_get_pfns(struct kvm *kvm, struct kvm_memory_slot *slot,
+			       gfn_t gfn, kvm_pfn_t *pfns, unsigned int nr)
+{
+	unsigned int order = 0;
+	struct file *file;
+	unsigned int i;
+
+	file = kvm_gmem_get_file(slot);
+	if (!file)
+		return 0;
+
+	for (i = 0; i < nr; i++) {
+		if (get_pfn(kvm, slot, file, gfn + i, &pfns[i], &order))
+			break;
+	}
+	fput(file);
+
+	return i;
+}
 
 /*
  * The page of a gfn if the file has it already, with a reference, else NULL.

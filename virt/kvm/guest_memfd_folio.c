@@ -411,10 +411,11 @@ int kvm_gmem_remove_pages(struct kvm_gmem *gmem, struct address_space *mapping,
 	include_folio_at(mapping, end, &first, &past);
 
 	/*
-	 * Between begin and end no fault can map a folio, and none that was
-	 * mapped is left.
+	 * Between begin and end no fault can map a folio, and nothing that was
+	 * mapped of the hole is left.  Pages that stay may be mapped one by one:
+	 * they stay what they are.
 	 */
-	kvm_gmem_invalidate_begin(gmem, first, past);
+	kvm_gmem_invalidate_begin(gmem, start, end, first, past);
 	r = split_at(mapping, start);
 	if (!r)
 		r = split_at(mapping, end);
@@ -464,7 +465,7 @@ static int handle_memory_failure(struct address_space *mapping,
 	struct kvm_gmem *gmem = mapping->private_data;
 	pgoff_t index = page_to_index(page);
 
-	kvm_gmem_invalidate_begin(gmem, index, index + 1);
+	kvm_gmem_invalidate_begin(gmem, index, index + 1, index, index + 1);
 	kvm_gmem_invalidate_end(gmem);
 
 	return 0;

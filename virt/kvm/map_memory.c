@@ -64,11 +64,12 @@ static int map_range(struct kvm_vcpu *vcpu, u64 *gpa, u64 *size)
 
 		/*
 		 * Whoever updates memslots waits for readers.  Let go after
-		 * each mapping: one that has to be tried again may have to
-		 * because of the update, and a long range must not delay it.
+		 * each mapping or short run of them: one that has to be tried
+		 * again may have to because of the update, and a long range
+		 * must not delay it.
 		 */
 		idx = srcu_read_lock(&kvm->srcu);
-		mapped = kvm_arch_vcpu_map_memory(vcpu, *gpa);
+		mapped = kvm_arch_vcpu_map_memory(vcpu, *gpa, *size);
 		srcu_read_unlock(&kvm->srcu, idx);
 		if (mapped < 0)
 			return mapped;

@@ -35,10 +35,15 @@ void kvm_memory_attributes_init(struct kvm *kvm)
 	 */
 	mt_init_flags(&kvm->mem_attributes,
 		      MT_FLAGS_ALLOC_RANGE | MT_FLAGS_USE_RCU);
+	kvm->mem_attributes_store = (struct ma_state){
+		.tree = &kvm->mem_attributes,
+		.node = MAS_START,
+	};
 }
 
 void kvm_memory_attributes_destroy(struct kvm *kvm)
 {
+	mas_destroy(&kvm->mem_attributes_store);
 	/* No reader is left, free without a grace period. */
 	mt_clear_in_rcu(&kvm->mem_attributes);
 	mtree_destroy(&kvm->mem_attributes);
@@ -56,17 +61,18 @@ static u64 entry_to_attributes(void *entry)
 }
 
 /*
- * The attributes of @gfn and, in @last, up to which gfn these are known to go on.
- * The next gfn may have the same value only where it is 0, as a gap may be split
- * between nodes of the tree.
+ * The neighbours of the range may have the same value only where it is 0, as a gap
+ * may be split between nodes of the tree.
  */
-static u64 walk_attributes(struct kvm *kvm, gfn_t gfn, gfn_t *last)
+u64 kvm_find_memory_attributes(struct kvm *kvm, gfn_t gfn, gfn_t *first,
+			       gfn_t *last)
 {
 	MA_STATE(mas, &kvm->mem_attributes, gfn, gfn);
 	u64 attributes;
 
 	rcu_read_lock();
 	attributes = entry_to_attributes(mas_walk(&mas));
+	*first = mas.index;
 	*last = mas.last;
 	rcu_read_unlock();
 
@@ -75,18 +81,19 @@ static u64 walk_attributes(struct kvm *kvm, gfn_t gfn, gfn_t *last)
 
 u64 kvm_get_memory_attributes(struct kvm *kvm, gfn_t gfn)
 {
-	gfn_t last;
+	gfn_t first, last;
 
-	return walk_attributes(kvm, gfn, &last);
+	return kvm_find_memory_attributes(kvm, gfn, &first, &last);
 }
 
 bool kvm_range_has_memory_attributes(struct kvm *kvm, gfn_t start, gfn_t end,
 				     u64 attributes)
 {
-	gfn_t last;
+	gfn_t first, last;
 
 	do {
-		if (walk_attributes(kvm, start, &last) != attributes)
+		if (kvm_find_memory_attributes(kvm, start, &first, &last) !=
+		    attributes)
 			return false;
 		start = last + 1;
 	} while (last < end - 1);
@@ -101,11 +108,12 @@ bool kvm_range_has_memory_attributes(struct kvm *kvm, gfn_t start, gfn_t end,
 bool kvm_next_gfns(struct kvm *kvm, bool private, gfn_t *start, gfn_t *past,
 		   gfn_t end)
 {
+	gfn_t first, last;
 	u64 attributes;
-	gfn_t last;
 
 	for (; *start < end; *start = *past) {
-		attributes = walk_attributes(kvm, *start, &last);
+		attributes = kvm_find_memory_attributes(kvm, *start, &first,
+							&last);
 		*past = min(end - 1, last) + 1;
 		if (!!(attributes & KVM_MEMORY_ATTRIBUTE_PRIVATE) == private)
 			return true;
@@ -167,21 +175,37 @@ static void invalidate_gfns(struct kvm *kvm, gfn_t start, gfn_t end)
 	}
 }
 
-/* Widen the range of @mas to the neighbours that have the value @entry. */
-static void merge_neighbours(struct ma_state *mas, void *entry)
+/*
+ * Set up @mas for a store to [start, end) and to the neighbours that have the value
+ * already.  Return false if nothing changes.  Within a range of another value, as
+ * most are, there are no such neighbours, and one walk tells.
+ */
+static bool set_range_to_store(struct kvm *kvm, struct ma_state *mas, gfn_t start,
+			       gfn_t end, u64 attributes)
 {
-	MA_STATE(left, mas->tree, mas->index - 1, mas->index - 1);
-	MA_STATE(right, mas->tree, mas->last + 1, mas->last + 1);
+	gfn_t first, last, index = start, unused;
+	u64 value;
 
-	if (!entry)
-		return;
+	value = kvm_find_memory_attributes(kvm, start, &first, &last);
+	if (value == attributes) {
+		if (last >= end - 1 ||
+		    kvm_range_has_memory_attributes(kvm, last + 1, end, attributes))
+			return false;
+		if (attributes)
+			index = first;
+	} else if (attributes && start && start == first &&
+		   kvm_find_memory_attributes(kvm, start - 1, &first, &unused) ==
+		   attributes) {
+		index = first;
+	}
 
-	rcu_read_lock();
-	if (mas->index && mas_walk(&left) == entry)
-		mas->index = left.index;
-	if (mas->last != ULONG_MAX && mas_walk(&right) == entry)
-		mas->last = right.last;
-	rcu_read_unlock();
+	if (!attributes || last >= end ||
+	    kvm_find_memory_attributes(kvm, end, &unused, &last) != attributes)
+		last = end - 1;
+
+	mas_set_range(mas, index, last);
+
+	return true;
 }
 
 /*
@@ -221,7 +245,7 @@ static int convert_in_place(struct kvm *kvm, gfn_t start, gfn_t end, bool privat
 static int store_attributes(struct kvm *kvm, gfn_t start, gfn_t end,
 			    u64 attributes)
 {
-	MA_STATE(mas, &kvm->mem_attributes, start, end - 1);
+	struct ma_state *mas = &kvm->mem_attributes_store;
 	bool private = attributes & KVM_MEMORY_ATTRIBUTE_PRIVATE;
 	void *entry = attributes_to_entry(attributes);
 	LIST_HEAD(held);
@@ -229,11 +253,11 @@ static int store_attributes(struct kvm *kvm, gfn_t start, gfn_t end,
 
 	lockdep_assert_held(&kvm->slots_lock);
 
-	if (kvm_range_has_memory_attributes(kvm, start, end, attributes))
+	if (!set_range_to_store(kvm, mas, start, end, attributes))
 		return 0;
 
-	merge_neighbours(&mas, entry);
-	r = mas_preallocate(&mas, entry, GFP_KERNEL_ACCOUNT);
+	/* The worst case.  What is left of it is there for the next store. */
+	r = mas_preallocate(mas, entry, GFP_KERNEL_ACCOUNT);
 	if (r)
 		return r;
 
@@ -248,12 +272,10 @@ static int store_attributes(struct kvm *kvm, gfn_t start, gfn_t end,
 
 	/* Within the bracket: a guest's fault has a reference for a while. */
 	r = convert_in_place(kvm, start, end, private);
-	if (r) {
-		mas_destroy(&mas);
-	} else {
-		mas_lock(&mas);
-		mas_store_prealloc(&mas, entry);
-		mas_unlock(&mas);
+	if (!r) {
+		mas_lock(mas);
+		mas_store(mas, entry);
+		mas_unlock(mas);
 	}
 
 	KVM_MMU_LOCK(kvm);

@@ -13,6 +13,7 @@
 #include "mmu_internal.h"
 #include "private.h"
 #include "spte.h"
+#include "tdp_iter.h"
 #include "tdp_mmu.h"
 #include "x86.h"
 
@@ -41,25 +42,44 @@ static int load_current_root(struct kvm_vcpu *vcpu)
 	return kvm_mmu_reload(vcpu);
 }
 
-/* The level at which @gpa is mapped, PG_LEVEL_NONE if it is not. */
-static int mapped_level(struct kvm_vcpu *vcpu, gpa_t gpa)
+static long bytes_to_end(gpa_t gpa, int level)
 {
-	u64 sptes[PT64_ROOT_MAX_LEVEL + 1];
-	int root_level, level;
+	unsigned long size = KVM_HPAGE_SIZE(level);
 
-	kvm_tdp_mmu_walk_lockless_begin();
-	level = kvm_tdp_mmu_get_walk(vcpu, gpa, sptes, &root_level);
-	kvm_tdp_mmu_walk_lockless_end();
-
-	if (level < PG_LEVEL_4K || !is_shadow_present_pte(sptes[level]) ||
-	    !is_last_spte(sptes[level], level))
-		return PG_LEVEL_NONE;
-
-	return level;
+	return size - (gpa & (size - 1));
 }
 
-static int fault_in(struct kvm_vcpu *vcpu, gpa_t gpa, bool write, int *level)
+/*
+ * How many bytes are mapped from @gpa on; 0 if it is not.  Looks no further than
+ * @size and the table of 4 KiB pages that it finds.
+ */
+static long mapped_bytes(struct kvm_vcpu *vcpu, gpa_t gpa, u64 size)
 {
+	struct kvm_mmu_page *root = to_shadow_page(vcpu->arch.mmu->root.hpa);
+	gfn_t gfn = gpa_to_gfn(gpa), past = gfn;
+	struct tdp_iter iter;
+
+	size = min_t(u64, size, bytes_to_end(gpa, PG_LEVEL_2M));
+
+	kvm_tdp_mmu_walk_lockless_begin();
+	for_each_tdp_pte(iter, root, gfn, gfn + (size >> PAGE_SHIFT)) {
+		if (!is_shadow_present_pte(iter.old_spte))
+			break;
+		if (is_last_spte(iter.old_spte, iter.level))
+			past = iter.gfn + KVM_PAGES_PER_HPAGE(iter.level);
+	}
+	kvm_tdp_mmu_walk_lockless_end();
+
+	return gfn_to_gpa(past - gfn);
+}
+
+/* As a fault; in *@mapped how many bytes are mapped from @gpa on if it succeeds. */
+static int fault_in(struct kvm_vcpu *vcpu, gpa_t gpa, u64 size, bool write,
+		    long *mapped)
+{
+	struct kvm_gmem_run run = {
+		.max = min_t(u64, size >> PAGE_SHIFT, KVM_GMEM_RUN_PAGES + 1) - 1,
+	};
 	struct kvm_page_fault fault = {
 		.addr = gpa,
 		.error_code = write ? PFERR_WRITE_MASK : 0,
@@ -73,35 +93,56 @@ static int fault_in(struct kvm_vcpu *vcpu, gpa_t gpa, bool write, int *level)
 		.max_level = KVM_MAX_HUGEPAGE_LEVEL,
 		.req_level = PG_LEVEL_4K,
 		.goal_level = PG_LEVEL_4K,
+		.run = &run,
 	};
-	int r = kvm_tdp_page_fault(vcpu, &fault);
+	unsigned int i;
+	int r;
 
-	*level = fault.goal_level;
-	return r;
-}
+	r = kvm_tdp_page_fault(vcpu, &fault);
+	for (i = 0; i < run.nr; i++)
+		put_page(pfn_to_page(run.pfns[i]));
 
-static long bytes_to_end(gpa_t gpa, int level)
-{
-	unsigned long size = KVM_HPAGE_SIZE(level);
+	*mapped = bytes_to_end(gpa, fault.goal_level);
+	if (!run.mapped)
+		return r;
 
-	return size - (gpa & (size - 1));
+	/* The result is that of the last page, which may have to be tried again. */
+	*mapped += (run.mapped - 1) * PAGE_SIZE;
+	return RET_PF_FIXED;
 }
 
 /*
- * Return how many bytes are mapped from @gpa on, 0 if it has to be tried again,
- * or an errno.
+ * KVM does not tell why it did not get a page of user space for writing: may it only be
+ * read, or is there no memory?  Ask again; 0 if the page is to be had by now.
  */
-long kvm_arch_vcpu_map_memory(struct kvm_vcpu *vcpu, gpa_t gpa)
+static int try_to_write(struct kvm_memory_slot *slot, gfn_t gfn)
+{
+	struct page *page;
+	long r = get_user_pages_unlocked(gfn_to_hva_memslot(slot, gfn), 1, &page,
+					 FOLL_WRITE);
+
+	if (r == 1) {
+		put_page(page);
+		return 0;
+	}
+
+	return r ? r : -EFAULT;
+}
+
+long kvm_arch_vcpu_map_memory(struct kvm_vcpu *vcpu, gpa_t gpa, u64 size)
 {
 	struct kvm_memory_slot *slot;
+	long mapped;
 	bool write;
-	int level;
 	int r;
 
 	if (!can_map(vcpu))
 		return -EOPNOTSUPP;
 	if (!is_addressable(vcpu, gpa))
 		return -E2BIG;
+	/* What follows in the table may lie beyond the addresses of the guest. */
+	if (!is_addressable(vcpu, gpa + size - 1))
+		size = PAGE_SIZE;
 
 	slot = kvm_vcpu_gfn_to_memslot(vcpu, gpa_to_gfn(gpa));
 	/* On its way to be deleted or moved: the fault could only retry. */
@@ -115,18 +156,24 @@ long kvm_arch_vcpu_map_memory(struct kvm_vcpu *vcpu, gpa_t gpa)
 		return r;
 
 	/* To fault again could only change what the guest has done with it. */
-	level = mapped_level(vcpu, gpa);
-	if (level != PG_LEVEL_NONE)
-		return bytes_to_end(gpa, level);
+	mapped = mapped_bytes(vcpu, gpa, size);
+	if (mapped)
+		return mapped;
 
 	/*
 	 * As a write, to get a page of its own instead of the zero page.  But a
 	 * mapping of the host may be read-only although the slot is not.
 	 */
 	write = !(slot->flags & KVM_MEM_READONLY);
-	r = fault_in(vcpu, gpa, write, &level);
-	if (r == -EFAULT && write)
-		r = fault_in(vcpu, gpa, false, &level);
+	r = fault_in(vcpu, gpa, size, write, &mapped);
+	if (r == -EFAULT && write && !kvm_slot_is_gmem_only(slot) &&
+	    !kvm_mem_is_private(vcpu->kvm, gpa_to_gfn(gpa))) {
+		r = try_to_write(slot, gpa_to_gfn(gpa));
+		if (!r)
+			return 0;
+		if (r == -EFAULT)
+			r = fault_in(vcpu, gpa, size, false, &mapped);
+	}
 	if (r < 0)
 		return r;
 
@@ -135,7 +182,7 @@ long kvm_arch_vcpu_map_memory(struct kvm_vcpu *vcpu, gpa_t gpa)
 	case RET_PF_SPURIOUS:
 	/* Mapped, but writes of the guest are emulated, as for nested MMUs. */
 	case RET_PF_EMULATE:
-		return bytes_to_end(gpa, level);
+		return mapped;
 	case RET_PF_RETRY:
 		return 0;
 	default:

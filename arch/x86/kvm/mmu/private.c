@@ -11,16 +11,24 @@
 #include "mmu.h"
 #include "mmu_internal.h"
 #include "private.h"
+#include "tdp_iter.h"
 
-/* The largest level at which the attributes of the block around @gfn agree. */
-static u8 uniform_level(struct kvm *kvm, gfn_t gfn, u64 attributes, u8 level)
+/*
+ * The largest level at which the attributes of the block around @gfn agree.  Those
+ * of [first, last] are known to.
+ */
+static u8 uniform_level(struct kvm *kvm, gfn_t gfn, u64 attributes, gfn_t first,
+			gfn_t last, u8 level)
 {
 	for (; level > PG_LEVEL_4K; level--) {
 		gfn_t nr = KVM_PAGES_PER_HPAGE(level);
 		gfn_t start = gfn & ~(nr - 1);
 
-		if (kvm_range_has_memory_attributes(kvm, start, start + nr,
-						    attributes))
+		if (start >= first && start + nr - 1 <= last)
+			break;
+		/* Nothing goes on beyond a range that has attributes. */
+		if (!attributes &&
+		    kvm_range_has_memory_attributes(kvm, start, start + nr, 0))
 			break;
 	}
 
@@ -72,10 +80,56 @@ static int faultin_gmem_pfn(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault,
 	return RET_PF_CONTINUE;
 }
 
+/*
+ * After the page of @fault: those up to @last, which have the same attributes.  The
+ * run ends where something is wrong with a page, a fault on that will tell.
+ */
+static void faultin_run(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault,
+			gfn_t last)
+{
+	struct kvm_gmem_run *run = fault->run;
+	gfn_t in_table = ~fault->gfn & (KVM_PAGES_PER_HPAGE(PG_LEVEL_2M) - 1);
+	gfn_t in_slot = fault->slot->base_gfn + fault->slot->npages - 1 - fault->gfn;
+	unsigned int nr;
+
+	if (fault->max_level > PG_LEVEL_4K)
+		return;
+
+	nr = min3((gfn_t)run->max, in_table, min(in_slot, last - fault->gfn));
+	run->nr = kvm_gmem_get_pfns(vcpu->kvm, fault->slot, fault->gfn + 1,
+				    run->pfns, nr);
+}
+
+/*
+ * The page at @iter has been dealt with, with the result @r: is there one to be mapped
+ * next?  If so, @iter is there, and fault->pfn is the page.
+ */
+bool kvm_mmu_next_of_run(struct kvm_page_fault *fault, struct tdp_iter *iter,
+			 int r)
+{
+	struct kvm_gmem_run *run = fault->run;
+
+	if (!run || r == RET_PF_RETRY)
+		return false;
+	/* Mapped, or its accesses are emulated. */
+	if (run->mapped++ == run->nr)
+		return false;
+
+	/* The table may have been unlinked meanwhile, or the entry frozen. */
+	tdp_iter_next(iter);
+	if (!iter->valid || iter->level != PG_LEVEL_4K ||
+	    is_removed_spte(iter->old_spte))
+		return false;
+
+	fault->pfn = run->pfns[run->mapped - 1];
+	return true;
+}
+
 bool __kvm_mmu_faultin_private(struct kvm_vcpu *vcpu,
 			       struct kvm_page_fault *fault, int *r)
 {
 	struct kvm *kvm = vcpu->kvm;
+	gfn_t first, last;
 	u64 attributes;
 	bool private;
 
@@ -88,24 +142,28 @@ bool __kvm_mmu_faultin_private(struct kvm_vcpu *vcpu,
 		return true;
 	}
 
-	attributes = kvm_get_memory_attributes(kvm, fault->gfn);
-	fault->max_level = uniform_level(kvm, fault->gfn, attributes,
-					 fault->max_level);
+	attributes = kvm_find_memory_attributes(kvm, fault->gfn, &first, &last);
+	fault->max_level = uniform_level(kvm, fault->gfn, attributes, first,
+					 last, fault->max_level);
 	private = attributes & KVM_MEMORY_ATTRIBUTE_PRIVATE;
 	if (!private && !kvm_slot_is_gmem_only(fault->slot))
 		return false;
 
 	*r = faultin_gmem_pfn(vcpu, fault, private);
+	if (fault->run && *r == RET_PF_CONTINUE)
+		faultin_run(vcpu, fault, last);
+
 	return true;
 }
 
 /*
  * Under mmu_lock.  The level is not decided yet: ask for the largest block that
- * the fault may map.
+ * the fault may map.  A run is within one of 2 MiB.
  */
 bool kvm_mmu_fault_invalidated(struct kvm *kvm, struct kvm_page_fault *fault)
 {
-	gfn_t nr = KVM_PAGES_PER_HPAGE(fault->max_level);
+	u8 level = max_t(u8, fault->max_level, fault->run ? PG_LEVEL_2M : 0);
+	gfn_t nr = KVM_PAGES_PER_HPAGE(level);
 	gfn_t start = fault->gfn & ~(nr - 1);
 
 	return kvm_gfn_invalidate_pending(kvm, start, start + nr);

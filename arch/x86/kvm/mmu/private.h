@@ -7,7 +7,27 @@
 #ifdef CONFIG_KVM_GUEST_MEMFD
 
 struct kvm_page_fault;
+struct tdp_iter;
 
+#define KVM_GMEM_RUN_PAGES	64
+
+/*
+ * Pages of a guest_memfd that pre-population maps in the same walk as the page of
+ * the fault, if that is one of 4 KiB: they come after it, in the same table.  The
+ * sequence that the fault has sampled and its check under mmu_lock are theirs, too.
+ */
+struct kvm_gmem_run {
+	/* How many there may be, and how many there are in @pfns. */
+	unsigned int max;
+	unsigned int nr;
+	/* With that of the fault; none if the fault is to be judged by itself. */
+	unsigned int mapped;
+	/* With a reference each. */
+	kvm_pfn_t pfns[KVM_GMEM_RUN_PAGES];
+};
+
+bool kvm_mmu_next_of_run(struct kvm_page_fault *fault, struct tdp_iter *iter,
+			 int r);
 bool __kvm_mmu_faultin_private(struct kvm_vcpu *vcpu,
 			       struct kvm_page_fault *fault, int *r);
 bool kvm_mmu_fault_invalidated(struct kvm *kvm, struct kvm_page_fault *fault);
@@ -127,6 +147,7 @@ static inline int kvm_private_access_errno(struct kvm_vcpu *vcpu, int r)
 
 #define kvm_mmu_faultin_private(vcpu, slot, fault, r)	false
 #define kvm_mmu_fault_invalidated(kvm, fault)		false
+#define kvm_mmu_next_of_run(fault, iter, r)		false
 #define kvm_private_emulation_denied(vcpu, gpa)		false
 #define kvm_private_read_gpte(vcpu, gpa, gpte, size, r)	false
 #define kvm_private_access_reset(vcpu)			do { } while (0)

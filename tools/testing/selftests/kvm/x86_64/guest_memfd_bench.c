@@ -27,6 +27,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <pthread.h>
 #include <sched.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -35,6 +36,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
@@ -67,14 +69,20 @@
 #define CODE_GPA	0x1000ULL
 #define SLOT		1
 #define GPA		GIB
-/* Where nothing is. */
+/* Where nothing is: out of reach, and within reach of slots. */
 #define FAR_GPA		TIB
+#define SLOTS_GPA	(TIB / 2)
 
-#define MAX_CASES	256
+#define MAX_VCPUS	4
+#define MAX_FILES	2048
+#define MAX_CASES	320
 #define MAX_ROUNDS	3
 
 /* An operation that would take longer than this is not tried. */
 #define BUDGET		2000000000ULL
+
+/* What is mapped where the size of something else grows. */
+#define MAPPED		(64 * MIB)
 
 struct result {
 	const char *name;
@@ -290,10 +298,20 @@ static bool has_file_flags(unsigned long type, uint64_t flags)
 	return has;
 }
 
+struct vcpu {
+	int fd;
+	struct kvm_run *run;
+	pthread_t thread;
+	pthread_barrier_t *begin;
+	/* What it touches. */
+	uint64_t gpa;
+	uint64_t npages;
+};
+
 struct vm {
 	int fd;
-	int vcpu;
-	struct kvm_run *run;
+	struct vcpu vcpu[MAX_VCPUS];
+	int nr_vcpus;
 	void *code;
 	/* The memory under test. */
 	uint64_t size;
@@ -314,6 +332,9 @@ static const uint8_t guest_code[] = {
 	0xf4,			/* hlt */
 };
 
+/* Only halts. */
+#define CODE_END	(CODE_GPA + sizeof(guest_code) - 1)
+
 static int set_slot(struct vm *vm, uint32_t slot, uint64_t gpa, uint64_t size, void *mem)
 {
 	struct kvm_userspace_memory_region region = {
@@ -326,18 +347,23 @@ static int set_slot(struct vm *vm, uint32_t slot, uint64_t gpa, uint64_t size, v
 	return ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &region);
 }
 
-static int bind_file(struct vm *vm)
+static int bind_slot(struct vm *vm, uint32_t slot, uint64_t gpa, uint64_t size, int file)
 {
 	struct kvm_userspace_memory_region2 region = {
-		.slot = SLOT,
+		.slot = slot,
 		.flags = KVM_MEM_GUEST_MEMFD,
-		.guest_phys_addr = GPA,
-		.memory_size = vm->size,
+		.guest_phys_addr = gpa,
+		.memory_size = size,
 		.userspace_addr = (unsigned long)vm->mem,
-		.guest_memfd = vm->file,
+		.guest_memfd = file,
 	};
 
 	return ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION2, &region);
+}
+
+static int bind_file(struct vm *vm)
+{
+	return bind_slot(vm, SLOT, GPA, vm->size, vm->file);
 }
 
 static int delete_slot(struct vm *vm)
@@ -345,14 +371,19 @@ static int delete_slot(struct vm *vm)
 	return set_slot(vm, SLOT, GPA, 0, NULL);
 }
 
-static int create_file(struct vm *vm, uint64_t flags)
+static int create_sized(struct vm *vm, uint64_t size, uint64_t flags)
 {
 	struct kvm_create_guest_memfd create = {
-		.size = vm->size,
+		.size = size,
 		.flags = flags,
 	};
 
 	return ioctl(vm->fd, KVM_CREATE_GUEST_MEMFD, &create);
+}
+
+static int create_file(struct vm *vm, uint64_t flags)
+{
+	return create_sized(vm, vm->size, flags);
 }
 
 static int set_attributes(struct vm *vm, uint64_t gpa, uint64_t size, bool private)
@@ -376,15 +407,20 @@ static void set_pages(struct vm *vm, uint64_t gpa, uint64_t size, uint64_t step,
 		DO(set_attributes(vm, gpa, PAGE, private));
 }
 
-static void pre_fault(struct vm *vm)
+static void pre_fault_first(struct vm *vm, uint64_t size)
 {
 	struct kvm_pre_fault_memory range = {
 		.gpa = GPA,
-		.size = vm->size,
+		.size = size,
 	};
 
 	while (range.size && !absent)
-		DO(ioctl(vm->vcpu, KVM_PRE_FAULT_MEMORY, &range));
+		DO(ioctl(vm->vcpu[0].fd, KVM_PRE_FAULT_MEMORY, &range));
+}
+
+static void pre_fault(struct vm *vm)
+{
+	pre_fault_first(vm, vm->size);
 }
 
 static int allocate(struct vm *vm)
@@ -397,7 +433,7 @@ static int punch(struct vm *vm)
 	return fallocate(vm->file, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, 0, vm->size);
 }
 
-static void set_up_vcpu(struct vm *vm)
+static void set_up_vcpu(struct vcpu *vcpu)
 {
 	struct kvm_segment flat = {
 		.limit = 0xffffffff, .selector = 8, .type = 3, .present = 1,
@@ -405,33 +441,95 @@ static void set_up_vcpu(struct vm *vm)
 	};
 	struct kvm_sregs sregs;
 
-	DO(ioctl(vm->vcpu, KVM_GET_SREGS, &sregs));
+	DO(ioctl(vcpu->fd, KVM_GET_SREGS, &sregs));
 	sregs.ds = flat;
 	sregs.es = flat;
 	sregs.ss = flat;
 	sregs.cs = flat;
 	sregs.cs.type = 11;
 	sregs.cr0 |= 1;
-	DO(ioctl(vm->vcpu, KVM_SET_SREGS, &sregs));
+	DO(ioctl(vcpu->fd, KVM_SET_SREGS, &sregs));
 }
 
-/* The guest writes to @npages of the memory under test. */
-static void touch_pages(struct vm *vm, uint64_t npages)
+static void add_vcpu(struct vm *vm)
+{
+	struct vcpu *vcpu = &vm->vcpu[vm->nr_vcpus];
+
+	if (absent)
+		return;
+
+	vcpu->fd = DO(ioctl(vm->fd, KVM_CREATE_VCPU, vm->nr_vcpus));
+	vcpu->run = mmap(NULL, DO(ioctl(kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0)),
+			 PROT_READ | PROT_WRITE, MAP_SHARED, vcpu->fd, 0);
+	TEST_ASSERT(vcpu->run != MAP_FAILED, "errno %d", errno);
+	set_up_vcpu(vcpu);
+	vm->nr_vcpus++;
+}
+
+/* The guest runs until it halts. */
+static void run_vcpu(struct vcpu *vcpu, uint64_t rip)
 {
 	struct kvm_regs regs = {
-		.rip = CODE_GPA, .rflags = 2,
-		.rsi = GPA, .rbx = PAGE, .rcx = npages,
+		.rip = rip, .rflags = 2,
+		.rsi = vcpu->gpa, .rbx = PAGE, .rcx = vcpu->npages,
 	};
 
-	DO(ioctl(vm->vcpu, KVM_SET_REGS, &regs));
-	DO(ioctl(vm->vcpu, KVM_RUN, 0));
-	TEST_ASSERT(absent || vm->run->exit_reason == KVM_EXIT_HLT, "Exit %u",
-		    vm->run->exit_reason);
+	DO(ioctl(vcpu->fd, KVM_SET_REGS, &regs));
+	DO(ioctl(vcpu->fd, KVM_RUN, 0));
+	TEST_ASSERT(absent || vcpu->run->exit_reason == KVM_EXIT_HLT, "Exit %u",
+		    vcpu->run->exit_reason);
+}
+
+/* It writes to the first @npages of the memory under test. */
+static void touch_pages(struct vm *vm, uint64_t npages)
+{
+	struct vcpu *vcpu = &vm->vcpu[0];
+
+	vcpu->gpa = GPA;
+	vcpu->npages = npages;
+	run_vcpu(vcpu, CODE_GPA);
 }
 
 static void touch(struct vm *vm)
 {
 	touch_pages(vm, vm->size / PAGE);
+}
+
+static void *vcpu_thread(void *arg)
+{
+	struct vcpu *vcpu = arg;
+
+	/* That a vCPU has changed threads costs a grace period, once. */
+	run_vcpu(vcpu, CODE_END);
+	pthread_barrier_wait(vcpu->begin);
+	run_vcpu(vcpu, CODE_GPA);
+	return NULL;
+}
+
+/* Each vCPU in a thread, which waits to begin with its part of the memory. */
+static void start_threads(struct vm *vm, pthread_barrier_t *begin)
+{
+	struct vcpu *vcpu;
+	int i;
+
+	pthread_barrier_init(begin, NULL, vm->nr_vcpus + 1);
+	for (i = 0; i < vm->nr_vcpus; i++) {
+		vcpu = &vm->vcpu[i];
+		vcpu->npages = vm->size / PAGE / vm->nr_vcpus;
+		vcpu->gpa = GPA + i * vcpu->npages * PAGE;
+		vcpu->begin = begin;
+		TEST_ASSERT(!pthread_create(&vcpu->thread, NULL, vcpu_thread, vcpu),
+			    "No thread");
+	}
+}
+
+static void join_threads(struct vm *vm, pthread_barrier_t *begin)
+{
+	int i;
+
+	pthread_barrier_wait(begin);
+	for (i = 0; i < vm->nr_vcpus; i++)
+		pthread_join(vm->vcpu[i].thread, NULL);
 }
 
 /* Address space for the memory, aligned so that it can have large pages. */
@@ -483,11 +581,7 @@ static void open_vm(struct vm *vm, unsigned long type, uint64_t size)
 	memcpy(vm->code, guest_code, sizeof(guest_code));
 	DO(set_slot(vm, CODE_SLOT, CODE_GPA, PAGE, vm->code));
 
-	vm->vcpu = DO(ioctl(vm->fd, KVM_CREATE_VCPU, 0));
-	vm->run = mmap(NULL, DO(ioctl(kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0)),
-		       PROT_READ | PROT_WRITE, MAP_SHARED, vm->vcpu, 0);
-	TEST_ASSERT(vm->run != MAP_FAILED, "errno %d", errno);
-	set_up_vcpu(vm);
+	add_vcpu(vm);
 	reserve(vm);
 	map_anonymous(vm, MADV_HUGEPAGE);
 }
@@ -495,10 +589,10 @@ static void open_vm(struct vm *vm, unsigned long type, uint64_t size)
 /* So that the code is mapped, and the first run is over; needs a slot. */
 static void start_vm(struct vm *vm)
 {
-	struct kvm_regs regs = { .rip = CODE_GPA + sizeof(guest_code) - 1, .rflags = 2 };
+	int i;
 
-	DO(ioctl(vm->vcpu, KVM_SET_REGS, &regs));
-	DO(ioctl(vm->vcpu, KVM_RUN, 0));
+	for (i = 0; i < vm->nr_vcpus; i++)
+		run_vcpu(&vm->vcpu[i], CODE_END);
 }
 
 static void close_file(struct vm *vm)
@@ -509,13 +603,17 @@ static void close_file(struct vm *vm)
 
 static void close_vm(struct vm *vm)
 {
+	int i;
+
 	if (absent)
 		return;
 
 	if (vm->file >= 0)
 		close(vm->file);
-	munmap(vm->run, DO(ioctl(kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0)));
-	close(vm->vcpu);
+	for (i = 0; i < vm->nr_vcpus; i++) {
+		munmap(vm->vcpu[i].run, DO(ioctl(kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0)));
+		close(vm->vcpu[i].fd);
+	}
 	close(vm->fd);
 	munmap(vm->code, PAGE);
 	munmap(vm->reserved, vm->size + HUGE);
@@ -561,25 +659,37 @@ static void private_memory(uint64_t size)
 	close_vm(&vm);
 }
 
+/* What attributes of a range of @size will take, by those that are known. */
+static uint64_t expected_of_attributes(uint64_t size)
+{
+	uint64_t page = result_of("attributes", PAGE, 1)->least;
+	struct result *known = NULL;
+	int i;
+
+	for (i = 0; i < nr_results; i++) {
+		if (!strcmp(results[i].name, "attributes") && results[i].done &&
+		    results[i].bytes < size)
+			known = &results[i];
+	}
+	if (!known)
+		return 0;
+	/* Does it grow with the range? */
+	return known->least > 2 * page ? known->least * (size / known->bytes) : known->least;
+}
+
 /* Attributes alone: no slot, no file, nothing mapped. */
 static void attributes(void)
 {
 	static const uint64_t sizes[] = { PAGE, HUGE, 64 * MIB, 256 * MIB, GIB, TIB };
-	uint64_t size, expected = 0;
 	struct vm vm;
+	uint64_t size;
 	int i;
 
 	need(has_private_vms());
 	open_vm(&vm, KVM_X86_SW_PROTECTED_VM, HUGE);
 	for (i = 0; i < ARRAY_SIZE(sizes); i++) {
 		size = sizes[i];
-		/* Does it grow with the range? */
-		if (i >= 2 && !absent) {
-			expected = result_of("attributes", sizes[i - 1], 0)->least;
-			if (expected > 2 * result_of("attributes", PAGE, 0)->least)
-				expected *= size / sizes[i - 1];
-			need(expected < BUDGET);
-		}
+		need(has_private_vms() && expected_of_attributes(size) < BUDGET);
 		MEASURE_MEMORY("memory-attributes", size, size / PAGE, "\nSlab:",
 			MEASURE("attributes", size,
 				DO(set_attributes(&vm, FAR_GPA, size, true))));
@@ -588,6 +698,102 @@ static void attributes(void)
 	}
 	need(has_private_vms());
 	close_vm(&vm);
+}
+
+/*
+ * What must not matter: how much there is where nothing is mapped.  A slot and a file of
+ * @size, in which the first of it are mapped.
+ */
+static void sparse(uint64_t size)
+{
+	const uint64_t npages = MAPPED / PAGE;
+	struct vm vm;
+
+	need(has_private_vms() && cap(kvm_fd, KVM_CAP_PRE_FAULT_MEMORY) &&
+	     expected_of_attributes(size) < BUDGET);
+	open_vm(&vm, KVM_X86_SW_PROTECTED_VM, size);
+	vm.file = DO(create_file(&vm, 0));
+	MEASURE_PAGES("sparse-bind", size, 1, DO(bind_file(&vm)));
+	start_vm(&vm);
+	MEASURE_PAGES("sparse-attributes", size, 1,
+		      DO(set_attributes(&vm, GPA, size, true)));
+	MEASURE_PAGES("sparse-prefault", size, npages, pre_fault_first(&vm, MAPPED));
+	MEASURE_PAGES("sparse-convert", size, npages,
+		      DO(set_attributes(&vm, GPA, size, false)));
+	DO(set_attributes(&vm, GPA, size, true));
+	pre_fault_first(&vm, MAPPED);
+	MEASURE_PAGES("sparse-punch", size, npages, DO(punch(&vm)));
+	MEASURE_PAGES("sparse-touch", size, npages, touch_pages(&vm, npages));
+	MEASURE_PAGES("sparse-close", size, npages, close_file(&vm));
+	close_vm(&vm);
+}
+
+/* @nr more slots than the one under test, each bound to a file of its own or to none. */
+static void crowd(int nr, bool files, const char *touch_name, const char *convert_name)
+{
+	static int other[MAX_FILES];
+	struct vm vm;
+	int i;
+
+	need(has_private_vms());
+	open_vm(&vm, KVM_X86_SW_PROTECTED_VM, MAPPED);
+	vm.file = DO(create_file(&vm, 0));
+	DO(bind_file(&vm));
+	for (i = 0; i < nr && !absent; i++) {
+		uint64_t gpa = SLOTS_GPA + 2 * i * PAGE;
+
+		if (files) {
+			other[i] = DO(create_sized(&vm, PAGE, 0));
+			DO(bind_slot(&vm, SLOT + 1 + i, gpa, PAGE, other[i]));
+		} else {
+			DO(set_slot(&vm, SLOT + 1 + i, gpa, PAGE, vm.mem));
+		}
+	}
+	DO(set_attributes(&vm, GPA, MAPPED, true));
+	start_vm(&vm);
+	MEASURE(touch_name, MAPPED, touch(&vm));
+	MEASURE(convert_name, MAPPED, DO(set_attributes(&vm, GPA, MAPPED, false)));
+	for (i = 0; i < nr && files && !absent; i++)
+		close(other[i]);
+	close_vm(&vm);
+}
+
+/* The same memory, touched by @nr vCPUs that take turns on the processor. */
+static void vcpus(int nr, const char *name)
+{
+	pthread_barrier_t begin;
+	struct vm vm;
+
+	need(has_private_vms());
+	open_vm(&vm, KVM_X86_SW_PROTECTED_VM, MAPPED);
+	while (vm.nr_vcpus < nr && !absent)
+		add_vcpu(&vm);
+	vm.file = DO(create_file(&vm, 0));
+	DO(bind_file(&vm));
+	DO(set_attributes(&vm, GPA, MAPPED, true));
+	start_vm(&vm);
+	if (!absent)
+		start_threads(&vm, &begin);
+	MEASURE(name, MAPPED, join_threads(&vm, &begin));
+	close_vm(&vm);
+}
+
+static void growth(void)
+{
+	sparse(GIB);
+	sparse(32 * GIB);
+	/* To the end of what an emulated processor can address. */
+	sparse(TIB - GPA);
+	crowd(1, false, "slots-1-touch", "slots-1-convert");
+	crowd(128, false, "slots-128-touch", "slots-128-convert");
+	crowd(8192, false, "slots-8192-touch", "slots-8192-convert");
+	crowd(1, true, "files-1-touch", "files-1-convert");
+	crowd(128, true, "files-128-touch", "files-128-convert");
+	crowd(MAX_FILES, true, "files-2048-touch", "files-2048-convert");
+	vcpus(1, "vcpus-1-touch");
+	vcpus(2, "vcpus-2-touch");
+	vcpus(3, "vcpus-3-touch");
+	vcpus(4, "vcpus-4-touch");
 }
 
 /* Every other page: what ranges are worst at. */
@@ -755,6 +961,7 @@ static void help(const char *name)
 
 int main(int argc, char *argv[])
 {
+	struct rlimit files = { MAX_FILES + 64, MAX_FILES + 64 };
 	struct sched_param param = { .sched_priority = 1 };
 	uint64_t sizes[8] = { 64 * MIB, 256 * MIB }, size;
 	int nr_sizes = 2, nr_given = 0, rounds = MAX_ROUNDS;
@@ -787,8 +994,12 @@ int main(int argc, char *argv[])
 		print_skip("/dev/kvm: %s", strerror(errno));
 		exit(KSFT_SKIP);
 	}
-	/* Nothing else is to run in between, at least no other process. */
-	sched_setscheduler(0, SCHED_FIFO, &param);
+	TEST_ASSERT(!setrlimit(RLIMIT_NOFILE, &files), "RLIMIT_NOFILE: errno %d", errno);
+	/*
+	 * Nothing else is to run in between, at least no other process.  The threads take
+	 * turns, see /proc/sys/kernel/sched_rr_timeslice_ms.
+	 */
+	sched_setscheduler(0, SCHED_RR, &param);
 	mlockall(MCL_CURRENT);
 	instructions = counts_instructions();
 	calibrate();
@@ -813,6 +1024,7 @@ int main(int argc, char *argv[])
 			ordinary_memory(size);
 			fill(size);
 		}
+		growth();
 	}
 	print_results();
 	return 0;

@@ -118,6 +118,15 @@ TEST_F(private, gpa_disagrees)
 	ASSERT_EQ(2 * LARGE, allocated(l));
 	expect_mapped(l, 0, 2 * LARGE);
 	guest_checks(l, 1, 2 * LARGE, GUEST_VALUE);
+
+	/* A hole unmaps what it takes, and nothing of what is left of the folio. */
+	punch_pages(l, 100, 1);
+	expect_mapped(l, 0, 2 * LARGE - 1);
+	guest_checks(l, 1, 100, GUEST_VALUE);
+	guest_checks(l, 102, 2 * LARGE - 101, GUEST_VALUE);
+	expect_mapped(l, 0, 2 * LARGE - 1);
+	guest_checks(l, 101, 1, 0);
+	expect_mapped(l, 0, 2 * LARGE);
 }
 
 /* The guest has no more of a folio than the slot has. */
