@@ -1,7 +1,8 @@
 # Thin calls of scripts/, each of which also works without make and has --help.
 #
 # What to pass: T= tests, PLATFORM=npt|ept, CONFIG=vm|debug|..., BASE=pristine,
-# PEER=none|6.12, J= parallel jobs, V=1 verbose, OUT= output directory.
+# APPEND= more kernel command line, PEER=none|6.12, J= parallel jobs, V=1 verbose,
+# OUT= output directory.
 
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
@@ -27,7 +28,7 @@ endif
 help:		## print this list
 	@sed -n 's/^\([a-z]*\):[^#]*## */  \1\t/p' $(lastword $(MAKEFILE_LIST)) | expand -t 14
 	@echo
-	@echo "  T=NAME PLATFORM=npt|ept CONFIG=NAME BASE=pristine PEER=none|6.12 J=JOBS V=1 OUT=DIR"
+	@echo "  T=NAME PLATFORM=npt|ept CONFIG=NAME BASE=pristine APPEND=TEXT PEER=none|6.12 J=JOBS V=1 OUT=DIR"
 
 setup:		## install the Debian packages that are missing
 	$(scripts)/setup.sh
@@ -51,7 +52,8 @@ shell: kernel	## boot the kernel of CONFIG= to a shell with the tests inside
 
 test: $(if $(filter pristine,$(BASE)),fetch,tree)	## run the tests, or T= of them
 	$(scripts)/test.sh $(if $(T),--test $(T)) $(if $(PLATFORM),--platform $(PLATFORM)) \
-		$(if $(CONFIG),--config $(CONFIG)) $(if $(filter pristine,$(BASE)),--base pristine)
+		$(if $(CONFIG),--config $(CONFIG)) $(if $(APPEND),--append "$(APPEND)") \
+		$(if $(filter pristine,$(BASE)),--base pristine)
 
 check:		## everything that CI runs; ends with N passed, N failed, N skipped
 	$(scripts)/check.sh

@@ -11,9 +11,9 @@ usage()
 Usage: boot.sh [OPTION]... --run FILE... [-- ARGUMENT...]
        boot.sh [OPTION]... --shell
 
-Boots a kernel in QEMU (no hardware virtualisation needed: the machine has an
-emulated AMD processor whose SVM works) with a file system in memory, runs
-programs in it, and reports how they ended.
+Boots a kernel in an emulator, whose processor can virtualise even if the one it runs
+on cannot, with a file system in memory, runs programs in it, and reports how they
+ended.
 
 What to run:
   --run FILE...      copy the static programs, or shell scripts named *.sh, into
@@ -25,21 +25,25 @@ What to run:
                      insmod into /modules, and for modprobe
 
 The machine:
+  --platform NAME    npt (default): QEMU, an AMD processor with nested paging
+                     ept: Bochs, an Intel processor with EPT. One processor; a second
+                     of its time is 100 million instructions, which take about one
   --kernel FILE      kernel image (default OUT/build/vm/arch/x86/boot/bzImage)
   --build DIR        kernel build directory, in place of --kernel
-  --smp N            processors (default 2)
+  --smp N            processors (default 2, with ept 1 and no more)
   --mem SIZE         memory, as QEMU writes it (default 3G)
-  --cpu MODEL        processor model (default max)
+  --cpu MODEL        processor model (default max, with ept corei7_skylake_x)
   --append TEXT      more kernel command line
   --icount           time is the number of instructions executed, a nanosecond each,
                      so that every run is the same; one processor
   --plugin FILE      plugin for QEMU, with arguments after commas
+--icount, --plugin and --shell are for npt only.
 
 Limits and output:
   --each SECONDS     time for one program; it is killed then (default 60)
   --timeout SECONDS  time without a program ending, booting and the last checks
                      included, after which the machine is given up (default: 60
-                     more than for one program)
+                     more than for one program, with ept twice that)
   --log FILE         the kernel's console (default OUT/log/boot.log); next to it,
                      with .out and .result in place of .log: what the programs
                      print, and a line "STATUS NAME SECONDS" per program that
@@ -63,15 +67,16 @@ EOF
 
 # What the kernel prints when something is wrong. Matched against lines that
 # start with a kernel time stamp, so a test may print these words.
-splats='WARNING: |BUG: |KASAN: |UBSAN: |\[#[0-9]+\] |Kernel panic|unchecked MSR access|possible circular locking|possible recursive locking|inconsistent (lock|\{)|irq lock inversion|suspicious RCU usage|held lock freed|lock held (when|at task)|bad unlock balance|soft lockup|hard LOCKUP|blocked for more than|rcu: INFO|stall on CPU|unreferenced object|Bad page|bad: scheduling|Object corrupted|Redzone|Poison overwritten|refcount_t: '
+splats='WARNING: |BUG: |KASAN: |UBSAN: |\[#[0-9]+\] |Kernel panic|unchecked MSR access|possible circular locking|possible recursive locking|inconsistent (lock|\{)|irq lock inversion|suspicious RCU usage|held lock freed|lock held (when|at task)|bad unlock balance|soft lockup|hard LOCKUP|blocked for more than|rcu: INFO|stall on CPU|unreferenced object|Bad page|bad: scheduling|Object corrupted|Redzone|Poison overwritten|refcount_t: |ODEBUG: |pagealloc: (memory corruption|single bit error)|kmemleak: .*disabled|trying to register non-static key'
 
 mode=
 kernel=
 build=
 modules=
-smp=2
+platform=npt
+smp=
 mem=3G
-cpu=max
+cpu=
 append=
 icount=
 plugin=
@@ -81,11 +86,11 @@ log=$OUT/log/boot.log
 quiet=
 
 work=$(mktemp -d)
-qemu=
+machine=
 # shellcheck disable=SC2317 # called by the trap
 cleanup()
 {
-	[ -z "$qemu" ] || kill "$qemu" 2>/dev/null || :
+	[ -z "$machine" ] || kill "$machine" 2>/dev/null || :
 	rm -rf "$work"
 }
 trap cleanup EXIT
@@ -137,9 +142,10 @@ while [ $# -gt 0 ]; do
 		done
 		break
 		;;
-	--kernel | --build | --modules | --smp | --mem | --cpu | --append | --plugin | --each | --timeout | --log)
+	--platform | --kernel | --build | --modules | --smp | --mem | --cpu | --append | --plugin | --each | --timeout | --log)
 		need "$1" $#
 		case $1 in
+		--platform) platform=$2 ;;
 		--kernel) kernel=$2 ;;
 		--build) build=$2 ;;
 		--modules) modules=$2 ;;
@@ -160,12 +166,33 @@ while [ $# -gt 0 ]; do
 done
 
 [ -n "$mode" ] || fail_usage "nothing to run"
+case $platform in
+npt)
+	[ -z "$icount" ] || smp=1
+	: "${smp:=2}" "${cpu:=max}"
+	;;
+ept)
+	: "${smp:=1}" "${cpu:=corei7_skylake_x}"
+	[ "$smp" = 1 ] || fail_usage "--platform ept has one processor"
+	[ -z "$icount$plugin" ] || fail_usage "--platform ept has no --icount and no --plugin"
+	[ "$mode" = run ] || fail_usage "--platform ept has no --shell"
+	case $mem in
+	*[!0-9MG]* | *[MG]?* | [!1-9]*) fail_usage "--mem $mem: not a number with M or G" ;;
+	*G) megs=$((${mem%G} * 1024)) ;;
+	*) megs=${mem%M} ;;
+	esac
+	command -v bochs >/dev/null || die "bochs not found; run scripts/setup.sh"
+	;;
+*) fail_usage "--platform $platform: neither npt nor ept" ;;
+esac
 for number in "$smp" "$each" "${timeout:-1}"; do
 	case $number in
 	'' | *[!0-9]* | 0) fail_usage "'$number' is not a positive number" ;;
 	esac
 done
-: "${timeout:=$((each + 60))}"
+slow=1
+[ "$platform" = npt ] || slow=2
+: "${timeout:=$(((each + 60) * slow))}"
 if [ -z "$kernel" ]; then
 	kernel=${build:-$OUT/build/vm}/arch/x86/boot/bzImage
 fi
@@ -211,54 +238,132 @@ cp -- "$REPO/scripts/init" "$root/init"
 # printk.devkmsg: or most of the guest's marks in the kernel log are dropped.
 # no_timer_check: on a busy machine the emulated timer can be late for the check at
 # boot, which then panics.
-# thread=single: with a thread for each processor QEMU 7.2 loses nested guests
-# now and then, see scripts/init, and sometimes a processor that is in such a guest: it
-# takes no interrupt any more, and the others wait for it for ever.
 # numa=fake: two nodes out of one, for tests of memory policies.
-set -- -accel "tcg,thread=${TCG_THREAD:-single}" -cpu "$cpu" -smp "$smp" -m "$mem" \
-	-nodefaults -display none -no-reboot \
-	-kernel "$kernel" -initrd "$work/initrd" \
-	-append "console=ttyS0 log_buf_len=4M panic=-1 printk.devkmsg=on no_timer_check numa=fake=2 $append"
-
-if [ -n "$icount" ]; then
-	# The clock and the random numbers of the host would make a difference.
-	set -- "$@" -smp 1 -icount shift=0,sleep=off -rtc base=2026-01-01,clock=vm -seed 1
-fi
-
-[ -z "$plugin" ] || set -- "$@" -plugin "$plugin"
-
-if [ "$mode" = shell ]; then
-	qemu-system-x86_64 "$@" -serial mon:stdio
-	exit
-fi
+# disable_numa: the kernel warns of a node that has none of the processors.
+line="console=ttyS0,115200 log_buf_len=4M panic=-1 printk.devkmsg=on no_timer_check numa=fake=2"
+[ "$smp" -gt 1 ] || line="$line workqueue.disable_numa=1"
 
 # Kernel, verdict and programs each have a port: no line ends up inside another.
 : >"$log"
 : >"$output"
 : >"$work/verdict"
-qemu-system-x86_64 "$@" -serial "file:$log" -serial "file:$work/verdict" \
-	-serial "file:$output" </dev/null >"$work/qemu.log" 2>&1 &
-qemu=$!
+
+# thread=single: with a thread for each processor QEMU 7.2 loses nested guests
+# now and then, see scripts/init, and sometimes a processor that is in such a guest: it
+# takes no interrupt any more, and the others wait for it for ever.
+start_npt()
+{
+	set -- -accel "tcg,thread=${TCG_THREAD:-single}" -cpu "$cpu" -smp "$smp" -m "$mem" \
+		-nodefaults -display none -no-reboot \
+		-kernel "$kernel" -initrd "$work/initrd" -append "$line $append"
+	if [ -n "$icount" ]; then
+		# The clock and the random numbers of the host would make a difference.
+		set -- "$@" -icount shift=0,sleep=off -rtc base=2026-01-01,clock=vm -seed 1
+	fi
+	[ -z "$plugin" ] || set -- "$@" -plugin "$plugin"
+	if [ "$mode" = shell ]; then
+		qemu-system-x86_64 "$@" -serial mon:stdio
+		exit
+	fi
+	qemu-system-x86_64 "$@" -serial "file:$log" -serial "file:$work/verdict" \
+		-serial "file:$output" </dev/null >"$work/emulator.log" 2>&1 &
+	machine=$!
+}
+
+# Bochs boots from a disc and wants a terminal. What the command line has for it:
+# reboot=t: a triple fault ends it, after a panic, too.
+# clearcpuid: what the processor says of the size of these is wrong, and the kernel warns.
+# tsc_early_khz: the clock has that rate, not the one of the model.
+# KVM_GUEST_IF: for the tests' environment. A guest that is entered with interrupts
+# disabled keeps those of the host off until it exits by itself.
+start_ept()
+{
+	line="$line reboot=t clearcpuid=xsaves,xsavec tsc_early_khz=100000 tsc=reliable"
+	line="$line KVM_GUEST_IF=1"
+	mkdir "$work/disc"
+	cp -- "$kernel" "$work/disc/linux"
+	mv "$work/initrd" "$work/disc/initrd"
+	cp /usr/lib/ISOLINUX/isolinux.bin /usr/lib/syslinux/modules/bios/ldlinux.c32 "$work/disc"
+	cat >"$work/disc/isolinux.cfg" <<-EOF
+		DEFAULT linux
+		LABEL linux
+		KERNEL linux
+		INITRD initrd
+		APPEND $line $append
+	EOF
+	xorriso -as mkisofs -quiet -o "$work/disc.iso" -b isolinux.bin -c boot.cat \
+		-no-emul-boot -boot-load-size 4 -boot-info-table "$work/disc" 2>/dev/null ||
+		die "cannot write the disc to boot from"
+	ln -s "$(realpath "$log")" "$work/log"
+	ln -s "$(realpath "$output")" "$work/output"
+	cat >"$work/bochsrc" <<-EOF
+		config_interface: textconfig
+		display_library: term
+		plugin_ctrl: unmapped=1, biosdev=1, extfpuirq=1, serial=1, speaker=0, parallel=0, gameport=0, iodebug=0
+		romimage: file=/usr/share/bochs/BIOS-bochs-latest
+		vgaromimage: file=/usr/share/vgabios/vgabios.bin
+		cpu: model=$cpu, count=1, ips=100000000, ignore_bad_msrs=1, reset_on_triple_fault=0
+		memory: guest=$megs, host=$((megs < 2048 ? megs : 2048))
+		clock: sync=none, time0=1767225600
+		ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14
+		ata0-master: type=cdrom, path=$work/disc.iso, status=inserted
+		boot: cdrom
+		com1: enabled=1, mode=file, dev=$work/log
+		com2: enabled=1, mode=file, dev=$work/verdict
+		com3: enabled=1, mode=file, dev=$work/output
+		log: $work/bochs.log
+		panic: action=fatal
+		error: action=ignore
+		info: action=ignore
+		debug: action=ignore
+	EOF
+	echo c >"$work/commands"
+	TERM=linux script -q -f -e -c "exec bochs -f $work/bochsrc -rc $work/commands" /dev/null \
+		</dev/null >"$work/screen" 2>&1 &
+	machine=$!
+	# The screen is a terminal that Bochs makes; it waits when nobody reads that.
+	tries=50
+	until screen=$(sed -n 's/.*connected to screen "\([^"]*\)".*/\1/p' "$work/screen") &&
+	      [ -n "$screen" ]; do
+		tries=$((tries - 1))
+		[ "$tries" -gt 0 ] || return 0
+		sleep 0.2
+	done
+	cat "$screen" >/dev/null 2>&1 &
+}
+
+case $platform in
+npt) start_npt ;;
+ept) start_ept ;;
+esac
 if [ "${V:-0}" = 1 ]; then
-	tail -q -f --pid="$qemu" "$log" "$output" &
+	tail -q -f --pid="$machine" "$log" "$output" &
 fi
 late=
 ended=-1
-while kill -0 "$qemu" 2>/dev/null; do
+while kill -0 "$machine" 2>/dev/null; do
 	now=$(date +%s)
 	if [ "$(wc -l <"$work/verdict")" -ne "$ended" ]; then
 		ended=$(wc -l <"$work/verdict")
 		deadline=$((now + timeout))
 	elif [ "$now" -ge "$deadline" ]; then
 		late=1
-		kill "$qemu"
+		kill "$machine"
 		break
 	fi
 	sleep 0.2
 done
-wait "$qemu" 2>/dev/null || :
-qemu=
-[ ! -s "$work/qemu.log" ] || cat "$work/qemu.log" >&2
+wait "$machine" 2>/dev/null || :
+machine=
+if [ "$platform" = npt ]; then
+	cat "$work/emulator.log" >&2
+elif [ -f "$work/bochs.log" ]; then
+	sed -n 's/^[0-9]*p\[.*>>PANIC<< \(.*\)/Bochs: \1/p' "$work/bochs.log" |
+		grep -v 'soft power off' >&2 || :
+else
+	# It did not begin.
+	cat "$work/screen" >&2
+fi
 
 tr -d '\r' <"$work/verdict" >"$work/lines"
 verdict=$(sed -n 's/^verdict //p' "$work/lines")

@@ -17,12 +17,14 @@ set -eu
 . "$(dirname "$0")/lib.sh"
 
 # One line per purpose: kernel source and what keeps it; kernel build; faster
-# rebuilds; emulator and its guest; checks.
+# rebuilds; emulator and its guest; emulator of Intel processors, its firmware and what
+# it boots from; checks.
 packages="
 	linux-source-6.1 git xz-utils
 	build-essential gcc-aarch64-linux-gnu flex bison bc libelf-dev libssl-dev kmod
 	ccache
 	qemu-system-x86 busybox-static cpio
+	bochs bochs-term bochsbios vgabios isolinux syslinux-common xorriso
 	sparse shellcheck
 "
 

@@ -10,8 +10,8 @@ usage()
 	cat <<EOF
 Usage: test.sh [OPTION]... [[--test] NAME|base|project]...
 
-Builds the kernel of a configuration and the KVM selftests, boots it in QEMU and
-runs the tests. Prints a line per test, and at the end a line with the totals.
+Builds the kernel of a configuration and the KVM selftests, boots it in an emulator
+and runs the tests. Prints a line per test, and at the end a line with the totals.
 Tests that report their cases are counted by case. A test whose guest QEMU has
 lost, see scripts/init, runs again, twice at most; a line "again NAME" says so.
 With J not 1 two machines share the tests.
@@ -20,13 +20,16 @@ Tests:
   NAME      a test, as its makefile calls it; the directory may be left out
   base      the tests the base has. Those that fail or hang on the bare base, see
             scripts/base-selftests.txt, count as skipped if they fail here too
-  project   the tests the series adds: programs on any configuration but
-            "module", scripts on "module"
-Default: base and project with --config vm, else project.
+  project   the tests the series adds; scripts only where KVM is a module, which it
+            is with "debug" and "module"
+Default: base and project with --config vm, else project; with --platform ept those
+that scripts/ept-selftests.txt names, as all of them would take hours.
 
 Options:
   --config NAME     kernel configuration: vm (default), debug, module
-  --platform NAME   npt (default, and the only one yet): AMD processor
+  --platform NAME   npt (default): AMD processor, emulated by QEMU; ept: Intel
+                    processor, emulated by Bochs, see scripts/boot.sh
+  --append TEXT     more kernel command line
   --base pristine   run the tests of the base on the base, without the series, print
                     their status in the format of scripts/base-selftests.txt and
                     compare with it (half an hour, as some hang until killed);
@@ -49,18 +52,20 @@ platform=npt
 update=
 kernel=
 selftests=
+append=
 each=
 tests=
 while [ $# -gt 0 ]; do
 	case $1 in
 	-h | --help) usage; exit 0 ;;
 	--update) update=1 ;;
-	--test | --config | --platform | --base | --kernel | --selftests | --each)
+	--test | --config | --platform | --append | --base | --kernel | --selftests | --each)
 		[ $# -ge 2 ] || fail_usage "$1 needs a value"
 		case $1 in
 		--test) tests="$tests $2" ;;
 		--config) config=$2 ;;
 		--platform) platform=$2 ;;
+		--append) append=$2 ;;
 		--base) BASE=$2 ;;
 		--kernel) kernel=$2 ;;
 		--selftests) selftests=$2 ;;
@@ -73,7 +78,6 @@ while [ $# -gt 0 ]; do
 	esac
 	shift
 done
-[ "$platform" = npt ] || fail_usage "--platform $platform: only npt is there"
 : "${BASE:=series}"
 export BASE
 case $BASE in
@@ -81,18 +85,29 @@ series) build=$OUT/build/$config ;;
 pristine) build=$OUT/build/pristine-$config ;;
 *) fail_usage "--base $BASE: neither pristine nor series" ;;
 esac
+run=$BASE-$config
+known=$REPO/scripts/base-selftests.txt
+case $platform in
+npt) ;;
+ept)
+	[ "$BASE" = series ] || fail_usage "--base $BASE is for --platform npt"
+	run=$run-ept
+	;;
+*) fail_usage "--platform $platform: neither npt nor ept" ;;
+esac
 if [ -z "$each" ]; then
 	each=300
-	[ "$config" != debug ] || each=600
+	[ "$config" != debug ] || each=900
 fi
 
-known=$REPO/scripts/base-selftests.txt
 if [ -n "$update" ] && { [ "$BASE" != pristine ] || [ -n "$tests" ]; }; then
 	fail_usage "--update goes with --base pristine and all tests"
 fi
 make_tmp
 sed -e 's/[[:space:]]*#.*//' -e '/^$/d' "$known" >"$tmp/known"
 sed 's/^[0-9]* //' "$tmp/known" >"$tmp/base"
+# What the base does on the other platform says nothing about this one.
+[ "$platform" = npt ] || known=/dev/null
 
 if [ -z "$kernel" ]; then
 	"$REPO/scripts/kernel.sh" --config "$config"
@@ -123,11 +138,17 @@ kind()
 	esac
 }
 
+# Is KVM to be loaded?
+modular()
+{
+	grep -q '^CONFIG_KVM=m' "$build/.config" 2>/dev/null
+}
+
 project_tests()
 {
 	grep -v -x -F -f "$tmp/base" "$selftests/list" |
-		if [ "$config" = module ]; then
-			grep '\.sh$'
+		if modular; then
+			cat
 		else
 			grep -v '\.sh$'
 		fi || :
@@ -135,6 +156,8 @@ project_tests()
 
 if [ "$BASE" = pristine ]; then
 	: "${tests:=all}"
+elif [ "$platform" = ept ]; then
+	: "${tests:=$(sed 's/#.*//' "$REPO/scripts/ept-selftests.txt")}"
 elif [ "$config" = vm ]; then
 	: "${tests:=base project}"
 else
@@ -181,7 +204,7 @@ run_row()
 	boots=0
 	while [ -s "$dir/todo" ]; do
 		boots=$((boots + 1))
-		log=$OUT/log/test-$BASE-$config-$1-$boots.log
+		log=$OUT/log/test-$run-$1-$boots.log
 		set -- "$1" "$2"
 		while read -r name; do
 			set -- "$@" "$selftests/kvm/$name"
@@ -189,12 +212,12 @@ run_row()
 		while read -r name; do
 			set -- "$@" --files "$selftests/kvm/$name"
 		done <"$selftests/helpers"
-		[ "$config" != module ] || set -- "$@" --modules "$build"
+		! modular || set -- "$@" --modules "$build"
 		(
 			mem=$2
 			shift 2
-			"$REPO/scripts/boot.sh" --quiet --kernel "$kernel" --each "$each" \
-				--mem "$mem" --log "$log" --run "$@"
+			"$REPO/scripts/boot.sh" --quiet --platform "$platform" --append "$append" \
+				--kernel "$kernel" --each "$each" --mem "$mem" --log "$log" --run "$@"
 		) || :
 		cat "${log%.log}.result" >>"$dir/results"
 		tr -d '\r' <"${log%.log}.out" >>"$dir/output"
@@ -223,8 +246,32 @@ is_big()
 	esac
 }
 
+# About how many seconds a test takes, for those that take longest.
+seconds_of()
+{
+	case $config-${1##*/} in
+	debug-guest_memfd_large_model_test) echo 150 ;;
+	debug-guest_memfd_large_inplace_test) echo 150 ;;
+	debug-guest_memfd_large_poison_test | debug-memory_attributes_test) echo 100 ;;
+	debug-guest_memfd_large_memcg_test | debug-private_mem_conversions_test) echo 100 ;;
+	debug-guest_memfd_unload_test.sh) echo 80 ;;
+	debug-guest_memfd_large_*test | debug-guest_memfd_memcg_test) echo 40 ;;
+	debug-guest_memfd_numa_test | debug-private_mem_inplace_test) echo 40 ;;
+	debug-*) echo 15 ;;
+	*-access_tracking_perf_test) echo 135 ;;
+	*-dirty_log_test) echo 105 ;;
+	*-dirty_log_perf_test | *-guest_memfd_huge_test) echo 55 ;;
+	*-kvm_page_table_test | *-guest_memfd_large_inplace_test) echo 25 ;;
+	*-guest_memfd_large_model_test | *-private_mem_conversions_test) echo 25 ;;
+	*-demand_paging_test | *-memslot_modification_stress_test) echo 20 ;;
+	*-guest_memfd_large_memcg_test | *-private_mem_emulation_test) echo 12 ;;
+	*) echo 1 ;;
+	esac
+}
+
 # Run the tests of a file in two rows at the same time, as QEMU uses one processor, or in
-# one with J=1. Tests for a larger machine have a row of their own after that.
+# one with J=1. Tests for a larger machine are a row of their own, before the first one.
+# A test goes to the row that is shorter so far, the longest test first.
 run_all()
 {
 	rows='1 2'
@@ -233,20 +280,31 @@ run_all()
 		mkdir "$tmp/row-$row"
 		: >"$tmp/row-$row/tests"
 	done
-	row=1
+	: >"$tmp/by-length"
+	length_1=0
+	length_2=0
 	while read -r name; do
+		seconds=$(seconds_of "$name")
 		if is_big "$name"; then
 			echo "$name" >>"$tmp/row-big/tests"
-			continue
+			length_1=$((length_1 + seconds))
+		else
+			echo "$seconds $name" >>"$tmp/by-length"
 		fi
-		echo "$name" >>"$tmp/row-$row/tests"
-		[ "$rows" = 1 ] || row=$((3 - row))
 	done <"$1"
-	for row in $rows; do
-		(run_row "$row" 3G) &
-	done
+	sort -s -r -n -k 1,1 "$tmp/by-length" >"$tmp/longest-first"
+	while read -r seconds name; do
+		if [ "$rows" = 1 ] || [ "$length_1" -le "$length_2" ]; then
+			echo "$name" >>"$tmp/row-1/tests"
+			length_1=$((length_1 + seconds))
+		else
+			echo "$name" >>"$tmp/row-2/tests"
+			length_2=$((length_2 + seconds))
+		fi
+	done <"$tmp/longest-first"
+	(run_row big 6G; run_row 1 3G) &
+	[ "$rows" = 1 ] || (run_row 2 3G) &
 	wait
-	(run_row big 6G)
 	cat "$tmp"/row-*/results >"$tmp/results"
 	cat "$tmp"/row-*/output >"$tmp/output"
 }
@@ -397,7 +455,7 @@ while read -r name; do
 done <"$tmp/run"
 if grep -q '^1 kernel ' "$tmp/results"; then
 	failed=$((failed + 1))
-	echo "not ok kernel: complained while no test ran, see $OUT/log/test-$BASE-$config-*.log"
+	echo "not ok kernel: complained while no test ran, see $OUT/log/test-$run-*.log"
 fi
 while read -r name; do
 	skipped=$((skipped + 1))

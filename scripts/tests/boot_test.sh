@@ -2,8 +2,8 @@
 # Usage: boot_test.sh [KERNEL]
 #
 # Test scripts/boot.sh: whatever ends a run, it must show in the exit status.
-# Boots KERNEL (default OUT/build/vm/arch/x86/boot/bzImage) about ten times, half
-# a minute in all. Prints TAP.
+# Boots KERNEL (default OUT/build/vm/arch/x86/boot/bzImage) about fifteen times, a
+# minute and a half in all. Prints TAP.
 #
 # Exit status: 0 all passed; 1 a test failed; 2 wrong usage.
 set -eu
@@ -43,7 +43,7 @@ expect()
 	shift 2
 	count=$((count + 1))
 	wrong=
-	[ "$got" -eq "$want" ] || wrong="exit status $got, expected $want"
+	[ "$got" = "$want" ] || wrong="exit status $got, expected $want"
 	while [ $# -gt 0 ]; do
 		grep -q -a -E -e "$2" "$tmp/$1" || wrong="${wrong:+$wrong; }no '$2' in $1"
 		shift 2
@@ -89,6 +89,15 @@ guest panic.sh <<'EOF'
 echo c >/proc/sysrq-trigger
 sleep 100
 EOF
+guest time.sh <<'EOF'
+cat /proc/uptime
+EOF
+guest intel.sh <<'EOF'
+grep -q '^flags.* vmx ' /proc/cpuinfo || exit 1
+for parameter in kvm_intel/parameters/ept kvm_intel/parameters/eptad kvm/parameters/tdp_mmu; do
+	grep -q Y /sys/module/$parameter || exit 1
+done
+EOF
 guest leave.sh <<'EOF'
 poweroff -f
 EOF
@@ -133,6 +142,31 @@ expect "a machine that makes no progress is given up" 124 stderr 'nothing ended 
 boot --append "rdinit=/missing init=/missing" --run "$tmp/pass.sh"
 expect "a machine that does not get to its programs has no verdict" 125 \
 	stderr 'without a verdict'
+
+boot --icount --run "$tmp/time.sh"
+expect "time is instructions" 0 boot.out '^[0-9.]+ [0-9.]+'
+cp "$tmp/boot.out" "$tmp/first.out"
+boot --icount --run "$tmp/time.sh"
+cmp -s "$tmp/boot.out" "$tmp/first.out" || got="$got, other times"
+expect "and the same in each run" 0
+
+# shellcheck disable=SC2016 # the guest is to see the dollar
+boot --platform ept --run "$tmp/pass.sh" -- "it's one" '$two'
+expect "ept: a program passes and gets its arguments" 0 \
+	stdout '^0 pass.sh [0-9.]+$' boot.out "arguments: \[it's one\] \[\\\$two\]"
+
+boot --platform ept --each 4 --run "$tmp/intel.sh" "$tmp/fail.sh" "$tmp/hang.sh" \
+	"$tmp/complain.sh" "$tmp/panic.sh" "$tmp/skip.sh"
+expect "ept: EPT is there, and whatever goes wrong is seen" 125 \
+	stderr 'without a verdict, last started was panic.sh' stderr 'the kernel complained' \
+	boot.result '^0 intel.sh [0-9.]+$' boot.result '^3 fail.sh [0-9.]+$' \
+	boot.result '^1(37|43) hang.sh ' boot.result '^0 complain.sh [0-9.]+ splat$'
+
+boot --platform ept --timeout 3 --run "$tmp/pass.sh"
+expect "ept: a machine that makes no progress is given up" 124 stderr 'nothing ended for 3 s'
+
+boot --platform ept --smp 2 --run "$tmp/pass.sh"
+expect "ept: more than one processor is refused" 2 stderr 'one processor'
 
 boot --run "$tmp/pass.sh" "$tmp/skip.sh" -- argument
 expect "arguments for two programs are refused" 2 stderr 'one program only'
