@@ -12,7 +12,8 @@ Usage: demo.sh [OPTION]...
 
 Builds the patched host kernel, an unmodified guest kernel and gmem_vmm, boots
 the host in QEMU (no hardware virtualisation needed) and in it the guest, with
-the console shown as it comes:
+the console shown as it comes. With J not 1 two machines run at a time: the output
+of one follows that of the other.
 
   1 vCPU, ordinary memory   the control: a secret of the guest's is found in it
   1 vCPU, shared memory     and is found by a second process that has the file;
@@ -240,39 +241,23 @@ check_output()
 	fi
 }
 
-tail_pid=
-# shellcheck disable=SC2317 # called by the trap
-cleanup()
-{
-	[ -z "$tail_pid" ] || kill "$tail_pid" 2>/dev/null || :
-}
-trap cleanup EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
-
 # boot MEMORY CPUS NAME APPEND OPTIONS: a guest, shown as it runs
 boot()
 {
 	out=$OUT/log/$3.out
 	: >"$out"
-	tail -n +1 -f "$out" &
-	tail_pid=$!
-	status_of_boot=0
 	# shellcheck disable=SC2086 # a list of options
 	"$scripts/boot.sh" --quiet --build "$build" --log "$OUT/log/$3.log" \
 		--smp 2 --each 300 --files "$demo/gmem_vmm" "$demo/bzImage" "$demo/initrd.cpio" \
 		--run "$demo/guest.sh" -- --kernel bzImage --initrd initrd.cpio \
 		--memory "$1" --cpus "$2" --mem "$mem" --verbose \
-		--append "$4" $5 || status_of_boot=$?
-	# tail looks once a second.
-	sleep 1
-	kill "$tail_pid" 2>/dev/null || :
-	wait "$tail_pid" 2>/dev/null || :
-	tail_pid=
-	return "$status_of_boot"
+		--append "$4" $5 &
+	tail -n +1 -f -s 0.2 --pid="$!" "$out"
+	wait "$!"
 }
 
-# run MEMORY CPUS plain|prefault|measured
+# run MEMORY CPUS plain|prefault|measured: prints a verdict to descriptor 3. Status 1 if
+# something was wrong.
 run()
 {
 	name=demo-$1-$2
@@ -304,38 +289,70 @@ run()
 		fi
 		say "again: QEMU has spoilt this run"
 	done
-	if [ "$failed" = 0 ]; then
-		verdict=ok
-	else
-		verdict=FAILED
-		status=1
-	fi
+	verdict=ok
+	[ "$failed" = 0 ] || verdict=FAILED
 	boot=$(sed -n 's/^  boot to user space *//p' "$demo/$name.txt")
 	faults=$(sed -n 's/^  page faults on RAM *\([0-9]*\) before.*/\1/p' "$demo/$name.txt")
-	summary="$summary$(printf '%-8s %-8s memory, %s vCPU(s), %-9s user space after %s and %s page faults on RAM' \
-		"$verdict" "$1" "$2" "$3:" "${boot:--}" "${faults:--}")$reasons
-"
+	printf '%-8s %-8s memory, %s vCPU(s), %-9s user space after %s and %s page faults on RAM%s\n' \
+		"$verdict" "$1" "$2" "$3:" "${boot:--}" "${faults:--}" "$reasons" >&3
+	return "$failed"
+}
+
+# start MEMORY CPUS plain|prefault|measured: a run at the same time as others, of which
+# there may be so many.
+start()
+{
+	[ "$((started - shown))" -lt "$at_once" ] || show
+	started=$((started + 1))
+	: >"$demo/run-$started.out"
+	run "$@" >>"$demo/run-$started.out" 2>&1 3>"$demo/run-$started.verdict" &
+	pids="$pids $!"
+}
+
+# Show the oldest run that was not shown yet, until it ends.
+show()
+{
+	shown=$((shown + 1))
+	# shellcheck disable=SC2086 # a list of process ids
+	set -- $pids
+	tail -n +1 -f -s 0.2 --pid="$1" "$demo/run-$shown.out"
+	wait "$1" || status=1
+	shift
+	pids=$*
 }
 
 build_all
 write_runner
 status=0
-summary=
+started=0
+shown=0
+pids=
+# QEMU uses one processor.
+at_once=2
+[ "$J" -gt 1 ] || at_once=1
 for kind in ${memory:-ordinary shared inplace private}; do
 	case $kind in
-	ordinary) run ordinary "${cpus:-1}" plain ;;
+	ordinary) start ordinary "${cpus:-1}" plain ;;
 	shared)
-		run shared "${cpus:-1}" plain
-		run shared "${cpus:-1}" prefault
+		start shared "${cpus:-1}" plain
+		start shared "${cpus:-1}" prefault
 		;;
-	inplace) run inplace "${cpus:-1}" plain ;;
+	inplace) start inplace "${cpus:-1}" plain ;;
 	private)
-		run private "${cpus:-1}" plain
-		[ -n "$cpus" ] || run private 4 plain
-		run private "${cpus:-1}" prefault
-		run private "${cpus:-1}" measured
+		start private "${cpus:-1}" plain
+		[ -n "$cpus" ] || start private 4 plain
+		start private "${cpus:-1}" prefault
+		start private "${cpus:-1}" measured
 		;;
 	esac
 done
-printf '\n%s' "$summary"
+while [ "$shown" -lt "$started" ]; do
+	show
+done
+echo
+number=0
+while [ "$number" -lt "$started" ]; do
+	number=$((number + 1))
+	cat "$demo/run-$number.verdict"
+done
 exit "$status"
