@@ -1,0 +1,176 @@
+#!/bin/sh
+# Plant bugs in KVM, one at a time, and see whether the fuzzer finds them.
+set -eu
+
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+usage()
+{
+	cat <<EOT
+Usage: mutants.sh [OPTION]... [NAME]...
+
+Each scripts/mutants/NAME.patch is a bug, as a patch of the composed tree, that
+somebody could have written. For each of them, or for those that are named: apply it
+to a copy of the tree, build the kernel, and run guest_memfd_fuzz_test, which must fail
+on it or make the kernel complain. A line for each:
+  caught NAME: seed 1, protected VM, shrunk to 4 steps: page 7: errno 0, ...
+  caught NAME: the kernel complained
+  MISSED NAME
+The copies of the tree and of a build of it are made once, in OUT/mutants, which is to
+be removed if anything is wrong with them. As they begin with the objects of the other
+build, only KVM is compiled for a mutant: that takes a minute or two.
+
+Options:
+  --build DIR      take the objects from this build of OUT/linux, as it is, the first
+                   time (default OUT/build/vm, built before)
+  --selftests DIR  take the tests from this output of selftests.sh, build none
+  -l, --list       print the names, with the first line of each patch
+  -h, --help       print this text
+
+Environment: OUT output directory, J parallel jobs, V=1 shows the build.
+
+Exit status: 0 all caught; 1 one was missed, does not apply or does not compile;
+2 wrong usage.
+EOT
+}
+
+mutants=$REPO/scripts/mutants
+build=
+selftests=
+list=
+names=
+while [ $# -gt 0 ]; do
+	case $1 in
+	-h | --help) usage; exit 0 ;;
+	-l | --list) list=1 ;;
+	--build | --selftests)
+		[ $# -ge 2 ] || fail_usage "$1 needs a value"
+		case $1 in
+		--build) build=$2 ;;
+		--selftests) selftests=$2 ;;
+		esac
+		shift
+		;;
+	-*) fail_usage "$1: unknown option" ;;
+	*)
+		[ -f "$mutants/$1.patch" ] || fail_usage "$1: no scripts/mutants/$1.patch"
+		names="$names $1"
+		;;
+	esac
+	shift
+done
+if [ -z "$names" ]; then
+	for patch in "$mutants"/*.patch; do
+		patch=${patch##*/}
+		names="$names ${patch%.patch}"
+	done
+fi
+if [ -n "$list" ]; then
+	for name in $names; do
+		printf '%-24s %s\n' "$name" "$(sed q "$mutants/$name.patch")"
+	done
+	exit 0
+fi
+
+tree=$OUT/linux
+test=guest_memfd_fuzz_test
+if [ -z "$build" ]; then
+	"$REPO/scripts/kernel.sh"
+	build=$OUT/build/vm
+fi
+if [ -z "$selftests" ]; then
+	"$REPO/scripts/selftests.sh"
+	selftests=$OUT/selftests/series
+fi
+[ -f "$build/vmlinux" ] || die "$build: no kernel has been built there"
+build=$(cd "$build" && pwd)
+scratch=$OUT/mutants
+
+# Copies with the times of the files, so that make finds all up to date; the commands
+# that it compares name the tree and the build.
+copy_all()
+{
+	say "copying $tree and $build"
+	rm -rf "$scratch/linux" "$scratch/build-mutants"
+	mkdir -p "$scratch/linux"
+	(cd "$tree" && tar -cf - --exclude=./.git .) | (cd "$scratch/linux" && tar -xpf -)
+	cp -a "$build" "$scratch/build-mutants"
+	find "$scratch/build-mutants" -type f \( -name '*.cmd' -o -name '*.d' \) -exec sed -i \
+		-e "s|$tree\([/\" ]\)|$scratch/linux\1|g" -e "s|$tree\$|$scratch/linux|" \
+		-e "s|$build\([/\" ]\)|$scratch/build-mutants\1|g" {} +
+	rm -f "$scratch/build-mutants/source"
+}
+
+# What has changed since, in this tree or by an interrupted run; written now, so that
+# make notices.
+copy_changed()
+{
+	{
+		(cd "$tree" && find . -path ./.git -prune -o -type f -newer "$scratch/stamp" -print)
+		sed -n 's|^+++ b/|./|p' "$mutants"/*.patch
+	} | sort -u | while read -r file; do
+		cmp -s "$tree/$file" "$scratch/linux/$file" && continue
+		mkdir -p "$(dirname "$scratch/linux/$file")"
+		cp "$tree/$file" "$scratch/linux/$file"
+	done
+}
+
+trap 'exit 130' INT
+trap 'exit 143' TERM
+mkdir -p "$scratch/log"
+touch "$scratch/stamp.new"
+if [ -f "$scratch/stamp" ]; then
+	copy_changed
+else
+	copy_all
+fi
+mv "$scratch/stamp.new" "$scratch/stamp"
+
+# apply NAME [-R]: without a word, but for what is wrong. The files are written now,
+# which make notices.
+apply()
+{
+	patch -p1 -s -f -d "$scratch/linux" --no-backup-if-mismatch ${2:+"$2"} \
+		<"$mutants/$1.patch"
+}
+
+# What the tests have said of it.
+verdict()
+{
+	shrunk=$(cat "$scratch"/log/test-series-vm-*.out 2>/dev/null | tr -d '\r' |
+		sed -n 's/^# SHRUNK, seed \(.*\), to \([0-9]* steps\)/seed \1, shrunk to \2/p' |
+		sed q)
+	if [ -n "$shrunk" ]; then
+		echo "caught $1: $shrunk"
+	elif grep -q 'the kernel complained\|took the machine down' "$scratch/log/$1.out"; then
+		echo "caught $1: the kernel complained"
+	elif grep -q '^not ok.*killed after' "$scratch/log/$1.out"; then
+		echo "caught $1: the test hangs"
+	else
+		echo "MISSED $1"
+		return 1
+	fi
+}
+
+status=0
+for name in $names; do
+	if ! apply "$name"; then
+		echo "FAILED $name: the patch does not apply"
+		status=1
+		continue
+	fi
+	if "$REPO/scripts/kernel.sh" --tree "$scratch/linux" --build "$scratch/build-mutants" \
+		--target bzImage; then
+		rm -f "$scratch"/log/test-series-vm-*
+		OUT=$scratch "$REPO/scripts/test.sh" --selftests "$selftests" "$test" \
+			--kernel "$scratch/build-mutants/arch/x86/boot/bzImage" \
+			>"$scratch/log/$name.out" 2>&1 || :
+		verdict "$name" || status=1
+	else
+		echo "FAILED $name: it does not compile"
+		status=1
+	fi
+	apply "$name" -R
+done
+exit $status
