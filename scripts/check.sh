@@ -99,18 +99,14 @@ checkpatch()
 	tools=$ignore,VOLATILE,SPACING,PREFER_DEFINED_ATTRIBUTE_MACRO,COMPLEX_MACRO
 	tools=$tools,EMBEDDED_FUNCTION_NAME,INCLUDE_LINUX,LONG_LINE_STRING,LINE_SPACING,ARRAY_SIZE,BRACKET_SPACE
 	tools=$tools,MACRO_WITH_FLOW_CONTROL,USE_NEGATIVE_ERRNO,ENOSYS
-	for patch in "$OUT"/series/[0-9]*.patch; do
-		case $patch in
-		*/0000-*) continue ;;
-		esac
-		types=$ignore
-		! grep -q '^diff --git a/tools/' "$patch" || types=$tools
-		# It looks for Python modules to check licence tags and does without.
-		(cd "$OUT/linux" &&
-			scripts/checkpatch.pl --quiet --ignore "$types" "$patch" 2>/dev/null) ||
-			echo "$patch" >>"$tmp/unclean"
-	done
-	[ ! -e "$tmp/unclean" ]
+	export ignore tools
+	# It looks for Python modules to check licence tags and does without.
+	# shellcheck disable=SC2016 # for the other shell
+	find "$OUT/series" -name '[0-9]*.patch' ! -name '0000-*' | sort |
+		(cd "$OUT/linux" && xargs -P "$J" -n 1 sh -c '
+			types=$ignore
+			! grep -q "^diff --git a/tools/" "$1" || types=$tools
+			scripts/checkpatch.pl --quiet --ignore "$types" "$1" 2>/dev/null' sh)
 }
 
 arm64()
@@ -133,11 +129,11 @@ stage 'compiles for arm64' arm64
 stage 'kernel vm' "$scripts/kernel.sh" --config vm
 stage 'boot harness tests' "$scripts/tests/boot_test.sh"
 stage 'tests on vm' "$scripts/test.sh" --config vm
+stage 'tests on ept' "$scripts/test.sh" --platform ept
+stage costs "$scripts/bench.sh" --guard
 stage demo "$scripts/demo.sh"
 stage 'kernel debug' "$scripts/kernel.sh" --config debug
 stage 'tests on debug' "$scripts/test.sh" --config debug
-stage 'kernel module' "$scripts/kernel.sh" --config module
-stage 'tests on module' "$scripts/test.sh" --config module
 
 printf '\n%s\n' "$summary"
 echo "$passed passed, $failed failed, $skipped skipped"
