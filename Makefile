@@ -23,7 +23,7 @@ ifdef V
 export V
 endif
 
-.PHONY: help setup fetch tree kernel demo shell test check bench series export bisect clean distclean
+.PHONY: help setup fetch tree kernel demo shell test check coverage bench series export bisect clean distclean
 
 help:		## print this list
 	@sed -n 's/^\([a-z]*\):[^#]*## */  \1\t/p' $(lastword $(MAKEFILE_LIST)) | expand -t 14
@@ -58,6 +58,10 @@ test: $(if $(filter pristine,$(BASE)),fetch,tree)	## run the tests, or T= of the
 check:		## everything that CI runs; ends with N passed, N failed, N skipped
 	$(scripts)/check.sh
 
+coverage: tree	## which lines of the series the tests, or T= of them, reach (out/coverage)
+	$(scripts)/coverage.sh $(if $(PLATFORM),--platform $(PLATFORM)) \
+		$(if $(APPEND),--append "$(APPEND)") $(T)
+
 bench: tree	## measure what it costs, next to PEER=6.12 or none (out/bench)
 	$(if $(filter none,$(PEER)),,$(scripts)/setup.sh --bench)
 	$(scripts)/bench.sh $(if $(PEER),--peer $(PEER))
@@ -74,7 +78,7 @@ bisect: tree	## build every patch of the series
 out := $(or $(OUT),$(dir $(scripts))out)
 
 clean:		## remove what was built, keep the source trees
-	rm -rf $(addprefix "$(out)"/,build selftests demo bench series bisect log)
+	rm -rf $(addprefix "$(out)"/,build selftests demo bench series bisect log coverage)
 
 distclean: clean	## remove the source trees too, with all that is not exported
 	rm -rf "$(out)/linux" "$(out)/base" "$(out)/peer"

@@ -52,6 +52,9 @@ Limits and output:
                      fourth word "splat" if the kernel complained
                      while it ran, and one named "kernel" if it complained at
                      another time
+  --gcov FILE        what a kernel with CONFIG_GCOV_KERNEL has counted when the last
+                     program has ended: a tar.gz of .gcda files, each with the path of
+                     its object. Nothing if the machine stops before that
   -q, --quiet        print nothing but errors
   -h, --help         print this text
 
@@ -83,6 +86,7 @@ plugin=
 each=60
 timeout=
 log=$OUT/log/boot.log
+gcov=
 quiet=
 
 work=$(mktemp -d)
@@ -142,7 +146,7 @@ while [ $# -gt 0 ]; do
 		done
 		break
 		;;
-	--platform | --kernel | --build | --modules | --smp | --mem | --cpu | --append | --plugin | --each | --timeout | --log)
+	--platform | --kernel | --build | --modules | --smp | --mem | --cpu | --append | --plugin | --each | --timeout | --log | --gcov)
 		need "$1" $#
 		case $1 in
 		--platform) platform=$2 ;;
@@ -157,6 +161,7 @@ while [ $# -gt 0 ]; do
 		--each) each=$2 ;;
 		--timeout) timeout=$2 ;;
 		--log) log=$2 ;;
+		--gcov) gcov=$2 ;;
 		esac
 		shift
 		;;
@@ -231,6 +236,10 @@ shell)
 	;;
 esac
 printf '%s\n' "$splats" >"$root/job/splats"
+if [ -n "$gcov" ]; then
+	: >"$gcov"
+	: >"$root/job/gcov"
+fi
 cp -- "$busybox" "$root/bin/busybox"
 cp -- "$REPO/scripts/init" "$root/init"
 (cd "$root" && find . | cpio -o -H newc --quiet) >"$work/initrd"
@@ -243,7 +252,7 @@ cp -- "$REPO/scripts/init" "$root/init"
 line="console=ttyS0,115200 log_buf_len=4M panic=-1 printk.devkmsg=on no_timer_check numa=fake=2"
 [ "$smp" -gt 1 ] || line="$line workqueue.disable_numa=1"
 
-# Kernel, verdict and programs each have a port: no line ends up inside another.
+# Kernel, verdict, programs and counts each have a port: no line ends up inside another.
 : >"$log"
 : >"$output"
 : >"$work/verdict"
@@ -265,8 +274,9 @@ start_npt()
 		qemu-system-x86_64 "$@" -serial mon:stdio
 		exit
 	fi
-	qemu-system-x86_64 "$@" -serial "file:$log" -serial "file:$work/verdict" \
-		-serial "file:$output" </dev/null >"$work/emulator.log" 2>&1 &
+	set -- "$@" -serial "file:$log" -serial "file:$work/verdict" -serial "file:$output"
+	[ -z "$gcov" ] || set -- "$@" -serial "file:$gcov"
+	qemu-system-x86_64 "$@" </dev/null >"$work/emulator.log" 2>&1 &
 	machine=$!
 }
 
@@ -296,6 +306,7 @@ start_ept()
 		die "cannot write the disc to boot from"
 	ln -s "$(realpath "$log")" "$work/log"
 	ln -s "$(realpath "$output")" "$work/output"
+	[ -z "$gcov" ] || ln -s "$(realpath "$gcov")" "$work/gcov"
 	cat >"$work/bochsrc" <<-EOF
 		config_interface: textconfig
 		display_library: term
@@ -311,6 +322,7 @@ start_ept()
 		com1: enabled=1, mode=file, dev=$work/log
 		com2: enabled=1, mode=file, dev=$work/verdict
 		com3: enabled=1, mode=file, dev=$work/output
+		${gcov:+com4: enabled=1, mode=file, dev=$work/gcov}
 		log: $work/bochs.log
 		panic: action=fatal
 		error: action=ignore

@@ -18,6 +18,9 @@ A line "# include OTHER" in a fragment stands for configs/OTHER.config. The
 fragment "series" holds options that the patch series adds; it is left out when
 BASE=pristine.
 
+With CONFIG_GCOV_KERNEL the kernel counts which lines it runs, of the files that the
+series adds or changes.
+
 Options:
   --config NAME    configuration (default vm)
   --tree DIR       kernel source (default OUT/linux; with BASE=pristine OUT/base)
@@ -52,6 +55,18 @@ expand()
 		esac
 	done <"$file"
 )
+
+# Print the C files that the series adds or changes. Kbuild goes by the name of the object
+# alone, so none may be named as one of arch/x86/boot: not sev.c, not mm/memory.c. Of mm/
+# those where more than an export is changed.
+series_sources()
+{
+	kernel_files | grep -E '^(virt|arch)/.*\.c$'
+	sed -n 's,^+++ b/\(\(virt\|arch/x86\)/kvm/[^[:space:]]*\.c\).*,\1,p' "$REPO"/patches/*.patch |
+		grep -v '/sev\.c$'
+	echo mm/page_alloc.c
+	echo mm/memory-failure.c
+}
 
 config=vm
 tree=
@@ -99,7 +114,9 @@ build_make()
 		make -C "$tree" O="$build" ${CC:+"CC=$CC"} "$@"
 	elif ! make -C "$tree" O="$build" ${CC:+"CC=$CC"} "$@" >>"$log" 2>&1; then
 		grep -a -E -B 2 -A 6 'error:|Error |undefined reference|\*\*\*' "$log" | head -n 60 >&2
-		die "make $* failed, see $log"
+		# The last one is what to make.
+		for target; do :; done
+		die "make $target failed, see $log"
 	fi
 }
 
@@ -154,10 +171,24 @@ fi
 mv "$build/.fragment.new" "$build/.fragment"
 
 [ "$target" != config ] || exit 0
+set --
+if grep -q '^CONFIG_GCOV_KERNEL=y' "$build/.config"; then
+	for name in $(series_sources | sed 's,.*/\(.*\)\.c$,\1,' | sort -u); do
+		set -- "$@" "GCOV_PROFILE_$name.o=y"
+	done
+	# As the kernel has it, and without those passes that come before the counters are put
+	# in and drop what needs no code of its own, like "return -EINVAL;".
+	flags='-fprofile-arcs -ftest-coverage -fno-tree-loop-im -fprofile-update=prefer-atomic'
+	flags="$flags -fno-early-inlining"
+	for pass in ccp1 forwprop1 fre1 evrp mergephi1 cddce1 phiopt1; do
+		flags="$flags -fdisable-tree-$pass"
+	done
+	set -- "$@" "CFLAGS_GCOV=$flags"
+fi
 if [ -n "$target" ]; then
-	build_make -j "$J" "$target"
+	build_make "$@" -j "$J" "$target"
 elif grep -q '^CONFIG_MODULES=y' "$build/.config"; then
-	build_make -j "$J" bzImage modules
+	build_make "$@" -j "$J" bzImage modules
 else
-	build_make -j "$J" bzImage
+	build_make "$@" -j "$J" bzImage
 fi

@@ -98,6 +98,13 @@ for parameter in kvm_intel/parameters/ept kvm_intel/parameters/eptad kvm/paramet
 	grep -q Y /sys/module/$parameter || exit 1
 done
 EOF
+guest counts.sh <<'EOF'
+# As a kernel with CONFIG_GCOV_KERNEL has it.
+mount -t tmpfs tmpfs /sys/kernel/debug
+mkdir -p /sys/kernel/debug/gcov/build/dir
+echo "some numbers" >/sys/kernel/debug/gcov/build/dir/file.gcda
+echo "a link" >/sys/kernel/debug/gcov/build/dir/file.gcno
+EOF
 guest leave.sh <<'EOF'
 poweroff -f
 EOF
@@ -135,6 +142,16 @@ expect "a panic is no verdict" 125 \
 
 boot --run "$tmp/leave.sh"
 expect "a machine that stops early has no verdict" 125 stderr 'without a verdict'
+
+boot --gcov "$tmp/counts.tgz" --run "$tmp/counts.sh"
+tar -t -z -f "$tmp/counts.tgz" >"$tmp/names" || got="$got, no archive"
+! grep -q gcno "$tmp/names" || got="$got, too much"
+tar -x -z -O -f "$tmp/counts.tgz" ./build/dir/file.gcda >"$tmp/counts" || :
+expect "what the kernel has counted comes out of the machine" 0 counts '^some numbers$'
+
+boot --gcov "$tmp/counts.tgz" --run "$tmp/pass.sh"
+[ ! -s "$tmp/counts.tgz" ] || got="$got, something was counted"
+expect "a kernel that counts nothing passes, too" 0 stdout '^0 pass.sh '
 
 boot --each 1000 --timeout 8 --run "$tmp/hang.sh"
 expect "a machine that makes no progress is given up" 124 stderr 'nothing ended for 8 s'
