@@ -1,5 +1,5 @@
 #!/bin/sh
-# Plant bugs in KVM, one at a time, and see whether the fuzzer finds them.
+# Plant bugs in KVM, one at a time, and see whether a test finds them.
 set -eu
 
 # shellcheck source=scripts/lib.sh
@@ -12,9 +12,11 @@ Usage: mutants.sh [OPTION]... [NAME]...
 
 Each scripts/mutants/NAME.patch is a bug, as a patch of the composed tree, that
 somebody could have written. For each of them, or for those that are named: apply it
-to a copy of the tree, build the kernel, and run guest_memfd_fuzz_test, which must fail
-on it or make the kernel complain. A line for each:
+to a copy of the tree, build the kernel, and run a test, which must fail on it or make
+the kernel complain: the one that the second line of the patch names, as "Test: NAME",
+or else guest_memfd_fuzz_test. A line for each:
   caught NAME: seed 1, protected VM, shrunk to 4 steps: page 7: errno 0, ...
+  caught NAME: Page 7 is in the guest, and not in the file
   caught NAME: the kernel complained
   MISSED NAME
 The copies of the tree and of a build of it are made once, in OUT/mutants, which is to
@@ -74,7 +76,6 @@ if [ -n "$list" ]; then
 fi
 
 tree=$OUT/linux
-test=guest_memfd_fuzz_test
 if [ -z "$build" ]; then
 	"$REPO/scripts/kernel.sh"
 	build=$OUT/build/vm
@@ -135,6 +136,20 @@ apply()
 		<"$mutants/$1.patch"
 }
 
+test_of()
+{
+	sed -n '2s/^Test: *//p;2q' "$mutants/$1.patch" | grep . || echo guest_memfd_fuzz_test
+}
+
+# What the first case that failed has said, on the last line before its verdict.
+said()
+{
+	cat "$scratch"/log/test-series-vm-*.out 2>/dev/null | tr -d '\r' | awk '
+		/^==== Test Assertion Failure/ { on = 1 }
+		/^# / && on { print text; exit }
+		on && !/addr2line/ { text = $0; sub(/^ */, "", text) }'
+}
+
 # What the tests have said of it.
 verdict()
 {
@@ -147,6 +162,8 @@ verdict()
 		echo "caught $1: the kernel complained"
 	elif grep -q '^not ok.*killed after' "$scratch/log/$1.out"; then
 		echo "caught $1: the test hangs"
+	elif [ "$test" != guest_memfd_fuzz_test ] && grep -q "^not ok .*$test" "$scratch/log/$1.out"; then
+		echo "caught $1: $(said)"
 	else
 		echo "MISSED $1"
 		return 1
@@ -163,10 +180,17 @@ for name in $names; do
 	if "$REPO/scripts/kernel.sh" --tree "$scratch/linux" --build "$scratch/build-mutants" \
 		--target bzImage; then
 		rm -f "$scratch"/log/test-series-vm-*
+		test=$(test_of "$name")
+		ended=0
 		OUT=$scratch "$REPO/scripts/test.sh" --selftests "$selftests" "$test" \
 			--kernel "$scratch/build-mutants/arch/x86/boot/bzImage" \
-			>"$scratch/log/$name.out" 2>&1 || :
-		verdict "$name" || status=1
+			>"$scratch/log/$name.out" 2>&1 || ended=$?
+		if [ "$ended" -gt 1 ]; then
+			echo "FAILED $name: $test does not run, see $scratch/log/$name.out"
+			status=1
+		else
+			verdict "$name" || status=1
+		fi
 	else
 		echo "FAILED $name: it does not compile"
 		status=1
