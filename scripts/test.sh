@@ -21,12 +21,12 @@ Tests:
   base      the tests the base has. Those that fail or hang on the bare base, see
             scripts/base-selftests.txt, count as skipped if they fail here too
   project   the tests the series adds; scripts only where KVM is a module, which it
-            is with "debug" and "module"
+            is with "debug", "module" and "coverage"
 Default: base and project with --config vm, else project; with --platform ept those
 that scripts/ept-selftests.txt names, as all of them would take hours.
 
 Options:
-  --config NAME     kernel configuration: vm (default), debug, module
+  --config NAME     kernel configuration: vm (default), debug, module, coverage
   --platform NAME   npt (default): AMD processor, emulated by QEMU; ept: Intel
                     processor, emulated by Bochs, see scripts/boot.sh
   --append TEXT     more kernel command line
@@ -39,6 +39,9 @@ Options:
   --selftests DIR   take the tests from this output of selftests.sh, build none
   --each SECONDS    time for one program (default 300, on debug 600)
   -h, --help        print this text
+
+With CONFIG_GCOV_KERNEL, as "coverage" has it, what each machine has counted goes next to
+its log, with .gcda.tgz in place of .log, see scripts/coverage.sh.
 
 Environment: OUT output directory, J parallel jobs, V=1 verbose.
 
@@ -144,6 +147,12 @@ modular()
 	grep -q '^CONFIG_KVM=m' "$build/.config" 2>/dev/null
 }
 
+# Does the kernel count the lines it runs?
+counting()
+{
+	grep -q '^CONFIG_GCOV_KERNEL=y' "$build/.config" 2>/dev/null
+}
+
 project_tests()
 {
 	grep -v -x -F -f "$tmp/base" "$selftests/list" |
@@ -175,25 +184,34 @@ for name in $tests; do
 	esac
 done >"$tmp/wanted"
 
-# What hangs on the bare base cannot show anything about the series.
+# Why not to run a test that is one of many: what hangs on the bare base cannot show
+# anything about the series.
+reason_not_to_run()
+{
+	if [ "$BASE" = series ] && [ "$(listed status "$1")" = 143 ]; then
+		listed reason "$1"
+	elif [ "$config-${1##*/}" = debug-guest_memfd_huge_test ]; then
+		echo "takes ten minutes on this kernel, run it by name"
+	fi
+}
+
 : >"$tmp/run"
 : >"$tmp/left-out"
 while read -r name; do
-	if [ "$BASE" = series ] && [ "$(listed status "$name")" = 143 ] &&
-	   [ "$(wc -l <"$tmp/wanted")" -gt 1 ]; then
+	if [ "$(wc -l <"$tmp/wanted")" -gt 1 ] && [ -n "$(reason_not_to_run "$name")" ]; then
 		echo "$name" >>"$tmp/left-out"
 	else
 		echo "$name" >>"$tmp/run"
 	fi
 done <"$tmp/wanted"
 
-# run_row ROW MEMORY
+# run_row ROW MEMORY [PARAMETER]
 #
 # Run the tests of a row in machines of MEMORY, one after the other: a boot for as many
-# as get through. What ended goes to "results", as boot.sh writes it; the test that
-# took the machine down gets the word "died" for a status, and the rest another boot. A
-# test that the emulator has spoilt, see scripts/init, has shown nothing: it runs
-# again, twice at most.
+# as get through. PARAMETER is one more for the kernel. What ended goes to "results", as
+# boot.sh writes it; the test that took the machine down gets the word "died" for a
+# status, and the rest another boot. A test that the emulator has spoilt, see
+# scripts/init, has shown nothing: it runs again, twice at most.
 run_row()
 {
 	dir=$tmp/row-$1
@@ -205,7 +223,7 @@ run_row()
 	while [ -s "$dir/todo" ]; do
 		boots=$((boots + 1))
 		log=$OUT/log/test-$run-$1-$boots.log
-		set -- "$1" "$2"
+		set -- "$1" "$2" "${3-}"
 		while read -r name; do
 			set -- "$@" "$selftests/kvm/$name"
 		done <"$dir/todo"
@@ -213,10 +231,12 @@ run_row()
 			set -- "$@" --files "$selftests/kvm/$name"
 		done <"$selftests/helpers"
 		! modular || set -- "$@" --modules "$build"
+		! counting || set -- "$@" --gcov "${log%.log}.gcda.tgz"
 		(
 			mem=$2
-			shift 2
-			"$REPO/scripts/boot.sh" --quiet --platform "$platform" --append "$append" \
+			line="$append $3"
+			shift 3
+			"$REPO/scripts/boot.sh" --quiet --platform "$platform" --append "$line" \
 				--kernel "$kernel" --each "$each" --mem "$mem" --log "$log" --run "$@"
 		) || :
 		cat "${log%.log}.result" >>"$dir/results"
@@ -236,13 +256,14 @@ run_row()
 	done
 }
 
-# Does a test want a machine with more memory? One piece of 1 GiB, with two nodes, takes
-# more than 4G; and one test leaves memory in small pieces, which others would miss.
-is_big()
+# Print the row of its own that a test wants, if any. One piece of 1 GiB, with two nodes,
+# takes more than 4G; and one test takes all memory and leaves it in small pieces, which
+# others would miss: the less there is the sooner it is done.
+own_row()
 {
 	case ${1##*/} in
-	guest_memfd_huge_test | guest_memfd_large_memcg_test) ;;
-	*) return 1 ;;
+	guest_memfd_huge_test) echo large ;;
+	guest_memfd_large_memcg_test) echo small ;;
 	esac
 }
 
@@ -250,13 +271,15 @@ is_big()
 seconds_of()
 {
 	case $config-${1##*/} in
-	debug-guest_memfd_large_model_test) echo 150 ;;
-	debug-guest_memfd_large_inplace_test) echo 150 ;;
-	debug-guest_memfd_large_poison_test | debug-memory_attributes_test) echo 100 ;;
-	debug-guest_memfd_large_memcg_test | debug-private_mem_conversions_test) echo 100 ;;
-	debug-guest_memfd_unload_test.sh) echo 80 ;;
-	debug-guest_memfd_large_*test | debug-guest_memfd_memcg_test) echo 40 ;;
-	debug-guest_memfd_numa_test | debug-private_mem_inplace_test) echo 40 ;;
+	debug-guest_memfd_large_inplace_test) echo 275 ;;
+	debug-guest_memfd_large_model_test) echo 200 ;;
+	debug-guest_memfd_unload_test.sh) echo 180 ;;
+	debug-guest_memfd_pairs_test | debug-guest_memfd_large_memcg_test) echo 150 ;;
+	debug-private_mem_conversions_test | debug-guest_memfd_large_test | debug-guest_memfd_large_poison_test) echo 120 ;;
+	debug-private_mem_caches_test | debug-private_mem_emulation_test) echo 100 ;;
+	debug-guest_memfd_poison_test | debug-guest_memfd_fuzz_test) echo 65 ;;
+	debug-guest_memfd_*test | debug-private_mem_*test) echo 40 ;;
+	debug-*memory*test) echo 45 ;;
 	debug-*) echo 15 ;;
 	*-access_tracking_perf_test) echo 135 ;;
 	*-dirty_log_test) echo 105 ;;
@@ -270,13 +293,13 @@ seconds_of()
 }
 
 # Run the tests of a file in two rows at the same time, as QEMU uses one processor, or in
-# one with J=1. Tests for a larger machine are a row of their own, before the first one.
+# one with J=1. Tests that want a machine to themselves are rows before the first one.
 # A test goes to the row that is shorter so far, the longest test first.
 run_all()
 {
 	rows='1 2'
 	[ "$J" -gt 1 ] || rows=1
-	for row in $rows big; do
+	for row in $rows large small; do
 		mkdir "$tmp/row-$row"
 		: >"$tmp/row-$row/tests"
 	done
@@ -285,8 +308,9 @@ run_all()
 	length_2=0
 	while read -r name; do
 		seconds=$(seconds_of "$name")
-		if is_big "$name"; then
-			echo "$name" >>"$tmp/row-big/tests"
+		own=$(own_row "$name")
+		if [ -n "$own" ]; then
+			echo "$name" >>"$tmp/row-$own/tests"
 			length_1=$((length_1 + seconds))
 		else
 			echo "$seconds $name" >>"$tmp/by-length"
@@ -302,7 +326,8 @@ run_all()
 			length_2=$((length_2 + seconds))
 		fi
 	done <"$tmp/longest-first"
-	(run_row big 6G; run_row 1 3G) &
+	# To look for poison in 1 GiB at a time, without a rest, is a lockup to the kernel.
+	(run_row large 6G page_poison=0; run_row small 2G; run_row 1 3G) &
 	[ "$rows" = 1 ] || (run_row 2 3G) &
 	wait
 	cat "$tmp"/row-*/results >"$tmp/results"
@@ -459,7 +484,7 @@ if grep -q '^1 kernel ' "$tmp/results"; then
 fi
 while read -r name; do
 	skipped=$((skipped + 1))
-	echo "skip $name: not run: $(listed reason "$name")"
+	echo "skip $name: not run: $(reason_not_to_run "$name")"
 done <"$tmp/left-out"
 echo "tests: $passed passed, $failed failed, $skipped skipped"
 [ "$failed" -eq 0 ]
