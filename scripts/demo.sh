@@ -28,6 +28,9 @@ of one follows that of the other.
   1 vCPU, private memory    the same, loaded and measured by the software back
                             end: the digest is what gmem_measure.sh computes here,
                             and another one for another command line
+  1 vCPU, private memory    a page is poisoned: the process that touches it gets
+                            SIGBUS, the guest's kernel goes on. Only on a host kernel
+                            with CONFIG_KVM_GMEM_INJECT_ERRORS
 
 The guest is told of everything that KVM supports. It finds its clock, its
 interrupts and, with more vCPUs than processors, stolen time as in any VM of KVM.
@@ -161,10 +164,18 @@ expect()
 	grep -q -E -e "$2" "$1" || wrong "$3, see $1"
 }
 
+# Can the host kernel make memory errors?
+injects()
+{
+	grep -q '^CONFIG_KVM_GMEM_INJECT_ERRORS=y' "$build/.config" && return
+	say "no run with a memory error: $build cannot make one"
+	return 1
+}
+
 # Page faults on RAM, as KVM counts them: the runs that are mapped ahead have none.
 check_faults()
 {
-	if [ "$2" = plain ]; then
+	if [ "$2" = plain ] || [ "$2" = poison ]; then
 		expect "$3" '^  page faults on RAM +[1-9][0-9]* before user space' \
 			"the control has no page faults on RAM, so counting them shows nothing"
 		return
@@ -206,7 +217,7 @@ check_measurement()
 	expect "$3" '^  back end +.* 0 broken rules$' "the back end found fault with KVM"
 }
 
-# check_output MEMORY CPUS FILE
+# check_output MEMORY CPUS FILE KIND
 check_output()
 {
 	if ! grep -q '^gmem_vmm: .* ended by: ' "$3"; then
@@ -236,6 +247,12 @@ check_output()
 	if [ "$1" = inplace ]; then
 		expect "$3" '^  conversions .* 1 refused for a pinned page$' "no pinned page was refused"
 	fi
+	if [ "$4" = poison ]; then
+		expect "$3" '^gmem_vmm: ok: KVM_RUN fails with EHWPOISON' "no memory error was seen"
+		expect "$3" '^  memory errors +1,' "the guest was not told of one memory error"
+		expect "$3" '^gmem_vmm: ok: the guest.s kernel counts one page as lost' \
+			"the guest did not survive a memory error"
+	fi
 	if grep -q -E '^\[ *[0-9.]+\] (WARNING|BUG|Kernel panic|.*unchecked MSR)' "$3"; then
 		wrong "the guest's kernel complained, see $3"
 	fi
@@ -256,7 +273,7 @@ boot()
 	wait "$!"
 }
 
-# run MEMORY CPUS plain|prefault|measured: prints a verdict to descriptor 3. Status 1 if
+# run MEMORY CPUS plain|prefault|measured|poison: prints a verdict to descriptor 3. Status 1 if
 # something was wrong.
 run()
 {
@@ -271,6 +288,10 @@ run()
 		name=$name-measured
 		options='--prefault --measure'
 		;;
+	poison)
+		name=$name-poison
+		options=--poison
+		;;
 	esac
 	[ "$1" != shared ] || options="${options:+$options }--second-process"
 	printf '\n=== %s memory, %s vCPU(s), %s%s\n' "$1" "$2" "$mem" "${options:+, $options}"
@@ -280,7 +301,7 @@ run()
 		boot "$1" "$2" "$name" "$guest_append" "$options" ||
 			wrong "the run ended with: $(tr '\n' ' ' <"$OUT/log/$name.result")"
 		tr -d '\r' <"$out" >"$demo/$name.txt"
-		check_output "$1" "$2" "$demo/$name.txt"
+		check_output "$1" "$2" "$demo/$name.txt" "$3"
 		check_faults "$2" "$3" "$demo/$name.txt"
 		[ "$3" != measured ] ||
 			check_measurement "$2" "$guest_append" "$demo/$name.txt"
@@ -298,7 +319,7 @@ run()
 	return "$failed"
 }
 
-# start MEMORY CPUS plain|prefault|measured: a run at the same time as others, of which
+# start MEMORY CPUS plain|prefault|measured|poison: a run at the same time as others, of which
 # there may be so many.
 start()
 {
@@ -343,6 +364,7 @@ for kind in ${memory:-ordinary shared inplace private}; do
 		[ -n "$cpus" ] || start private 4 plain
 		start private "${cpus:-1}" prefault
 		start private "${cpus:-1}" measured
+		! injects || start private "${cpus:-1}" poison
 		;;
 	esac
 done

@@ -80,7 +80,7 @@ for option in --help -h; do
 	[ "$got" -eq 0 ] || wrong="exit status $got, expected 0"
 	[ ! -s "$tmp/stderr" ] || wrong="${wrong:+$wrong; }output on stderr"
 	for word in Usage: --kernel --initrd --append --mem --cpus --memory --inplace --shared \
-		--second-process --prefault --measure --dump-image --verbose 'Exit status:'; do
+		--second-process --prefault --measure --poison --dump-image --verbose 'Exit status:'; do
 		grep -q -e "$word" "$tmp/stdout" || wrong="${wrong:+$wrong; }no '$word' in it"
 	done
 	verdict "$option prints the usage"
@@ -119,6 +119,10 @@ done
 refused "all options together are taken" "(/dev/kvm:|--kernel $kernel:)" --verbose -v \
 	--append 'a b' --cpus 4 --memory private --initrd "$kernel" --kernel "$kernel" --mem 64m \
 	--prefault --measure
+for memory in private inplace shared; do
+	refused "--poison with --memory $memory is taken" "(/dev/kvm:|--poison: /sys/|--kernel $kernel:)" \
+		--kernel "$kernel" --poison --memory "$memory"
+done
 for memory in private inplace shared ordinary; do
 	refused "--prefault with --memory $memory is taken" "(/dev/kvm:|--kernel $kernel:)" \
 		--kernel "$kernel" --prefault --memory "$memory"
@@ -147,6 +151,11 @@ refused "--dump-image with --measure" '--dump-image starts no VM: not with --mea
 	--kernel "$kernel" --measure --dump-image
 refused "--dump-image with --prefault" '--dump-image starts no VM: not with --prefault' \
 	--kernel "$kernel" --dump-image --prefault
+refused "--dump-image with --poison" '--dump-image starts no VM: not with --poison' \
+	--kernel "$kernel" --poison --dump-image
+refused "--poison with --memory ordinary" \
+	'--poison is for memory in a file: not with --memory ordinary' \
+	--kernel "$kernel" --poison --memory ordinary
 refused "--dump-image of a file that is no kernel" "--kernel $kernel: not a bzImage" \
 	--kernel "$kernel" --dump-image
 

@@ -299,6 +299,15 @@ static inline bool kvm_handle_shared_gfns(struct kvm *kvm,
 
 #endif /* CONFIG_KVM_GUEST_MEMFD */
 
+/* guest_memfd_inject.c: memory errors for tests */
+#ifdef CONFIG_KVM_GMEM_INJECT_ERRORS
+void kvm_gmem_create_debugfs(struct kvm *kvm);
+#else
+static inline void kvm_gmem_create_debugfs(struct kvm *kvm)
+{
+}
+#endif
+
 #ifdef CONFIG_KVM_GMEM_SOFT_BACKEND
 void kvm_gmem_soft_init(struct module *module);
 void kvm_gmem_soft_exit(void);

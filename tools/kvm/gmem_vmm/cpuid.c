@@ -8,6 +8,7 @@
  * the guest has them.
  */
 #define _GNU_SOURCE
+#include <cpuid.h>
 #include <errno.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -23,6 +24,18 @@ struct cpuid {
 	struct kvm_cpuid2 head;
 	struct kvm_cpuid_entry2 entries[MAX_ENTRIES];
 };
+
+/* An error that the guest can survive is reported as such; Intel says so elsewhere. */
+#define AMD_OVERFLOW_RECOV	BIT(0)
+#define AMD_SUCCOR		BIT(1)
+
+static bool is_amd(void)
+{
+	unsigned int eax, ebx = 0, ecx, edx;
+
+	__get_cpuid(0, &eax, &ebx, &ecx, &edx);
+	return ebx == signature_AMD_ebx;
+}
 
 static void patch_features(struct vcpu *vcpu, struct kvm_cpuid_entry2 *e)
 {
@@ -56,6 +69,10 @@ static void patch_entry(struct vcpu *vcpu, struct kvm_cpuid_entry2 *e)
 		/* Conversions are the VMM's to offer, see take_hypercall(). */
 		if (has_private(&vcpu->vmm->opt))
 			e->eax |= BIT(KVM_FEATURE_HC_MAP_GPA_RANGE);
+		break;
+	case 0x80000007:
+		if (is_amd())
+			e->ebx |= AMD_OVERFLOW_RECOV | AMD_SUCCOR;
 		break;
 	case 0x80000008:
 		e->ecx &= ~0xf0ffU;		/* one core per socket */

@@ -13,6 +13,7 @@
  *   prefault.c RAM mapped before the guest runs (--prefault)
  *   cpuid.c    what the guest is told about its processor
  *   vcpu.c     the vCPU threads and their exits
+ *   poison.c   memory errors, real ones and those of --poison
  *   ports.c    I/O ports: who answers which; clock, reset
  *   serial.c   the serial console
  *   probe.c    the VMM's half of the demo guest's checks
@@ -83,6 +84,7 @@ struct options {
 	bool second_process;
 	bool prefault;
 	bool measure;
+	bool poison;
 	bool dump_image;
 	bool verbose;
 };
@@ -148,6 +150,7 @@ struct vcpu {
 	pthread_t thread;
 	uint64_t conversions;	/* sampled before KVM_RUN */
 	uint64_t faults;
+	uint64_t memory_errors;
 	uint64_t exits[NR_EXIT_KINDS];
 };
 
@@ -157,6 +160,7 @@ struct vmm {
 	int vm_fd;
 	int stats_fd;		/* of the VM; -1 for these if KVM has none */
 	int back_end_fd;	/* /dev/kvm-gmem-soft, with --measure */
+	int poison_fd;		/* in debugfs, with --poison */
 	unsigned int run_size;
 	struct ram ram;
 	struct vcpu vcpu[MAX_VCPUS];
@@ -227,6 +231,7 @@ bool ram_is_private(struct vmm *vmm, uint64_t gpa);
 uint64_t ram_conversions(struct vmm *vmm);
 uint64_t ram_private_pages(struct vmm *vmm);
 int ram_convert(struct vmm *vmm, uint64_t gpa, uint64_t size, bool private);
+int ram_replace_page(struct vmm *vmm, uint64_t gpa);
 int64_t ram_file_pages(struct vmm *vmm);
 
 /* load.c */
@@ -260,6 +265,12 @@ void vcpu_stop(struct vcpu *vcpu);
 void vm_stop(struct vmm *vmm, int status, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
 
+/* poison.c */
+void error_reports_on(struct vcpu *vcpu);
+void handle_memory_error(struct vcpu *vcpu);
+void poison_open(struct vmm *vmm);
+int poison_page(struct vmm *vmm, uint64_t gpa);
+
 /* ports.c */
 uint32_t port_in(struct vmm *vmm, uint16_t port);
 void port_out(struct vmm *vmm, uint16_t port, uint32_t value);
@@ -282,6 +293,7 @@ struct search search_secret(const uint8_t *mapping, uint64_t size, uint32_t seed
 void probe_arg(uint32_t value);
 void probe_command(struct vmm *vmm, uint32_t cmd);
 uint32_t probe_answer(void);
+void probe_memory_error(struct vmm *vmm, uint64_t gpa);
 
 /* second.c */
 void second_start(void);

@@ -355,6 +355,17 @@ int ram_convert(struct vmm *vmm, uint64_t gpa, uint64_t size, bool private)
 	return ret;
 }
 
+/* A page that is lost leaves the file, and the next access finds one of zeroes. */
+int ram_replace_page(struct vmm *vmm, uint64_t gpa)
+{
+	const struct region *r = ram_region(&vmm->ram, gpa, PAGE_SIZE);
+
+	if (!r)
+		return -EINVAL;
+	return fallocate(vmm->ram.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+			 r->offset + (gpa - r->gpa), PAGE_SIZE) ? -errno : 0;
+}
+
 /* What the file holds, in pages; KVM counts them in st_blocks. */
 int64_t ram_file_pages(struct vmm *vmm)
 {

@@ -48,6 +48,8 @@ static const char usage[] =
 "  --measure          give kernel, initrd and boot tables to /dev/kvm-gmem-soft to\n"
 "                     load and to measure, and print the digest; gmem_measure.sh\n"
 "                     computes the same from the same options\n"
+"  --poison           have the demo guest run into a memory error, which the kernel\n"
+"                     makes for us (root, CONFIG_KVM_GMEM_INJECT_ERRORS)\n"
 "  --dump-image       start no VM; write to standard output what --measure would\n"
 "                     measure: the address and the content of each page\n"
 "  -v, --verbose      report conversions and memory-fault exits on stderr as\n"
@@ -121,6 +123,10 @@ static void check_combination(const struct options *opt)
 		die(2, "--dump-image starts no VM: not with --measure, see --help");
 	if (opt->dump_image && opt->prefault)
 		die(2, "--dump-image starts no VM: not with --prefault, see --help");
+	if (opt->dump_image && opt->poison)
+		die(2, "--dump-image starts no VM: not with --poison, see --help");
+	if (opt->poison && opt->memory == MEMORY_ORDINARY)
+		die(2, "--poison is for memory in a file: not with --memory ordinary, see --help");
 	if ((opt->dump_image || opt->measure) && opt->memory != MEMORY_PRIVATE)
 		die(2, "%s is for private memory: not with --memory %s, see --help",
 		    opt->measure ? "--measure" : "--dump-image",
@@ -144,6 +150,7 @@ void parse_options(struct options *opt, int argc, char **argv)
 		{ "second-process", no_argument,	NULL, '2' },
 		{ "prefault",	no_argument,		NULL, 'p' },
 		{ "measure",	no_argument,		NULL, 'M' },
+		{ "poison",	no_argument,		NULL, 'P' },
 		{ "dump-image",	no_argument,		NULL, 'd' },
 		{ "verbose",	no_argument,		NULL, 'v' },
 		{ "help",	no_argument,		NULL, 'h' },
@@ -189,6 +196,9 @@ void parse_options(struct options *opt, int argc, char **argv)
 			break;
 		case 'M':
 			opt->measure = true;
+			break;
+		case 'P':
+			opt->poison = true;
 			break;
 		case 'd':
 			opt->dump_image = true;

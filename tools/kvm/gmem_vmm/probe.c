@@ -25,6 +25,7 @@
 static uint32_t args[PROBE_MAX_ARGS];
 static unsigned int nr_args;
 static bool answer;
+static uint64_t poisoned;	/* the page that the guest is going to touch */
 static int pin[2] = { -1, -1 };	/* a pipe that holds a page of the guest */
 
 void probe_arg(uint32_t value)
@@ -295,6 +296,23 @@ static bool check_pages(struct vmm *vmm, enum probe_cmd cmd)
 	}
 }
 
+static bool poison_guest(struct vmm *vmm, uint32_t pfn)
+{
+	int ret;
+
+	poisoned = pfn * PAGE_SIZE;
+	ret = vmm->opt.poison ? poison_page(vmm, poisoned) : -EPERM;
+	return verdict(vmm, !ret, "the page at %#llx is poisoned: %s",
+		       (unsigned long long)poisoned, ret ? strerror(-ret) : "done");
+}
+
+/* On the vCPU that has touched the page, which has been replaced by now. */
+void probe_memory_error(struct vmm *vmm, uint64_t gpa)
+{
+	verdict(vmm, gpa == poisoned, "KVM_RUN fails with EHWPOISON at %#llx",
+		(unsigned long long)gpa);
+}
+
 static bool guest_result(struct vmm *vmm, uint32_t which, bool passed)
 {
 	static const char * const names[PROBE_NR_RESULTS] = {
@@ -308,6 +326,9 @@ static bool guest_result(struct vmm *vmm, uint32_t which, bool passed)
 		[PROBE_PRIVATE_KEEPS] = "pages made private in place keep what was written here",
 		[PROBE_PIN_REFUSED] = "a page that the VMM has pinned does not become private",
 		[PROBE_PIN_KEEPS] = "and does so, with its content, when it is released",
+		[PROBE_ERROR_SIGNAL] = "the process that touched it got SIGBUS with BUS_MCEERR_AR",
+		[PROBE_ERROR_NEIGHBOURS] = "and has kept the pages around it",
+		[PROBE_ERROR_CORRUPTED] = "the guest's kernel counts one page as lost, and goes on",
 	};
 
 	if (which >= PROBE_NR_RESULTS)
@@ -335,6 +356,10 @@ static bool run_command(struct vmm *vmm, uint32_t cmd)
 		return check_steal(vmm, args[0]);
 	case PROBE_UNPIN:
 		return unpin_page();
+	case PROBE_WANT_POISON:
+		return vmm->opt.poison;
+	case PROBE_POISON:
+		return poison_guest(vmm, args[0]);
 	case PROBE_RESULT:
 		return guest_result(vmm, args[0], args[1]);
 	default:

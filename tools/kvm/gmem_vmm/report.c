@@ -207,11 +207,13 @@ void report(struct vmm *vmm)
 {
 	uint64_t pages = vmm->opt.mem / PAGE_SIZE;
 	const struct ram *ram = &vmm->ram;
-	unsigned long long faults = 0;
+	unsigned long long faults = 0, errors = 0;
 	unsigned int i;
 
-	for (i = 0; i < vmm->opt.cpus; i++)
+	for (i = 0; i < vmm->opt.cpus; i++) {
 		faults += vmm->vcpu[i].faults;
+		errors += vmm->vcpu[i].memory_errors;
+	}
 	printf("\ngmem_vmm: %s memory, %u vCPU%s, ended by: %s\n",
 	       memory_names[vmm->opt.memory], vmm->opt.cpus,
 	       vmm->opt.cpus == 1 ? "" : "s", vmm->reason);
@@ -224,6 +226,8 @@ void report(struct vmm *vmm)
 	print_prefault(vmm);
 	print_faults(vmm);
 	printf("  memory-fault exits       %llu\n", faults);
+	printf("  memory errors            %llu, the guest was told by a machine check\n",
+	       errors);
 	printf("  conversions              %llu to shared, %llu to private",
 	       (unsigned long long)ram->to_shared, (unsigned long long)ram->to_private);
 	if (vmm->opt.memory == MEMORY_INPLACE)

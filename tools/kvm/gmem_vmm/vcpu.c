@@ -34,6 +34,7 @@ void vcpu_create(struct vmm *vmm, unsigned int id)
 	if (vcpu->run == MAP_FAILED)
 		die(1, "vCPU %u: mmap of kvm_run: %s", id, strerror(errno));
 	cpuid_set(vcpu);
+	error_reports_on(vcpu);
 	vcpu->stats_fd = stats_open(vcpu->fd);
 }
 
@@ -251,7 +252,7 @@ static void *vcpu_thread(void *arg)
 		else if (ret == -EFAULT && vcpu->run->exit_reason == KVM_EXIT_MEMORY_FAULT)
 			handle_memory_fault(vcpu);
 		else if (ret == -EHWPOISON)
-			vm_stop(vmm, 1, "vCPU %u touched a poisoned page", vcpu->id);
+			handle_memory_error(vcpu);
 		/* EAGAIN: a vCPU that waits for its start-up IPI was woken. */
 		else if (ret != -EINTR && ret != -EAGAIN)
 			vm_stop(vmm, 1, "KVM_RUN on vCPU %u: %s", vcpu->id, strerror(-ret));

@@ -140,6 +140,8 @@ void vm_create(struct vmm *vmm)
 		take_hypercall(vmm);
 	if (vmm->opt.prefault)
 		require_prefault(vmm);
+	if (vmm->opt.poison)
+		poison_open(vmm);
 	vmm->stats_fd = stats_open(vmm->vm_fd);
 	create_irqchip(vmm);
 }

@@ -15,7 +15,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -236,6 +239,95 @@ static void prove_secret(int cpus, const char *memory)
 	}
 }
 
+static sigjmp_buf touched;
+static siginfo_t touch_info;
+
+static void on_sigbus(int sig, siginfo_t *info, void *context)
+{
+	(void)sig;
+	(void)context;
+	touch_info = *info;
+	siglongjmp(touched, 1);
+}
+
+/* Where an address of this process is in the guest's memory; 0 if nowhere. */
+static unsigned int pfn_of(const void *p)
+{
+	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	unsigned long long entry = 0;
+
+	if (pread(fd, &entry, sizeof(entry), (uintptr_t)p / 4096 * sizeof(entry)) < 0)
+		entry = 0;
+	close(fd);
+	return entry >> 63 ? entry : 0;
+}
+
+/* The middle one of three pages breaks. */
+static void run_into_error(unsigned long long *pages)
+{
+	const unsigned int words = 4096 / sizeof(*pages);
+	struct sigaction action = {
+		.sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO,
+	};
+	unsigned long long *bad = pages + words;
+
+	probe_fill(pages, 3 * words, 6);
+	sigaction(SIGBUS, &action, NULL);
+	outl(pfn_of(bad), PROBE_PORT_ARG);
+	outl(PROBE_POISON, PROBE_PORT_CMD);
+	if (!inl(PROBE_PORT_CMD)) {
+		failures++;
+		return;
+	}
+	if (!sigsetjmp(touched, 1))
+		say("FAILED: the poisoned page reads %#llx",
+		    *(volatile unsigned long long *)bad);
+	tell_vmm(PROBE_ERROR_SIGNAL, touch_info.si_signo == SIGBUS &&
+		 touch_info.si_code == BUS_MCEERR_AR && touch_info.si_addr == bad);
+	tell_vmm(PROBE_ERROR_NEIGHBOURS, probe_matches(pages, words, 6) &&
+		 pages[2 * words] == probe_word(6, 2 * words));
+}
+
+static unsigned long corrupted_kb(void)
+{
+	FILE *file = fopen("/proc/meminfo", "re");
+	unsigned long kb = 0;
+	char line[128];
+
+	while (file && fgets(line, sizeof(line), file))
+		sscanf(line, "HardwareCorrupted: %lu", &kb);
+	if (file)
+		fclose(file);
+	return kb;
+}
+
+/* A page of a process is lost: the process is told, and nobody else is harmed. */
+static void prove_memory_error(void)
+{
+	unsigned long long *pages;
+	int status;
+
+	outl(PROBE_WANT_POISON, PROBE_PORT_CMD);
+	if (!inl(PROBE_PORT_CMD))
+		return;
+	if (!fork()) {
+		failures = 0;
+		pages = mmap(NULL, 3 * 4096, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (pages == MAP_FAILED)
+			fail("mmap");
+		else
+			run_into_error(pages);
+		_exit(!!failures);
+	}
+	if (wait(&status) < 0 || status) {
+		say("FAILED: the process with the poisoned page ended with %#x", status);
+		failures++;
+	}
+	say("%lu kB of memory are lost", corrupted_kb());
+	tell_vmm(PROBE_ERROR_CORRUPTED, corrupted_kb() == 4);
+}
+
 static void prove_conversion(const char *parameters)
 {
 	int fd = open("/gmem_probe.ko", O_RDONLY | O_CLOEXEC);
@@ -279,6 +371,7 @@ int main(void)
 	prove_interrupts(cpus);
 	prove_steal(cpus);
 	prove_secret(cpus, memory);
+	prove_memory_error();
 	if (!strcmp(memory, "private"))
 		prove_conversion("");
 	if (!strcmp(memory, "inplace"))

@@ -34,6 +34,10 @@
 	PROBE_CMD(PIN, 2)						\
 	/* and let it go */						\
 	PROBE_CMD(UNPIN, 0)						\
+	/* is the guest to run into a memory error? */			\
+	PROBE_CMD(WANT_POISON, 0)					\
+	/* pfn: break this page */					\
+	PROBE_CMD(POISON, 1)						\
 	/* enum probe_result, passed: the guest's own check */		\
 	PROBE_CMD(RESULT, 2)
 
@@ -55,6 +59,9 @@ enum probe_result {
 	PROBE_PRIVATE_KEEPS,
 	PROBE_PIN_REFUSED,
 	PROBE_PIN_KEEPS,
+	PROBE_ERROR_SIGNAL,
+	PROBE_ERROR_NEIGHBOURS,
+	PROBE_ERROR_CORRUPTED,
 	PROBE_NR_RESULTS
 };
 

@@ -23,11 +23,7 @@
 #include <linux/mman.h>
 #include <linux/userfaultfd.h>
 
-#include "kselftest_harness.h"
-
-/* Emulated CPUs and debug kernels are slow, a hang is the runner's business. */
-#undef TEST_TIMEOUT_DEFAULT
-#define TEST_TIMEOUT_DEFAULT	900
+#include "gmem_harness.h"
 
 #define FLAG_MMAP	GUEST_MEMFD_FLAG_MMAP
 #define FLAG_SHARED	GUEST_MEMFD_FLAG_INIT_SHARED

@@ -98,7 +98,7 @@ TEST_F(memcg, limit_ends_the_task_that_allocates)
 	int status;
 
 	snprintf(limit, sizeof(limit), "%llu", LIMIT_MIB * MIB);
-	write_file(GROUP "/memory.max", limit);
+	write_line(GROUP "/memory.max", limit);
 	status = in_group(fill_beyond_limit);
 	ASSERT_TRUE(WIFSIGNALED(status));
 	ASSERT_EQ(SIGKILL, WTERMSIG(status));

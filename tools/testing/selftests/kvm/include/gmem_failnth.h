@@ -54,13 +54,9 @@ static inline void fault_attribute(const char *fault, const char *name,
 				   const char *value)
 {
 	char path[128];
-	int fd;
 
 	snprintf(path, sizeof(path), DEBUGFS "/%s/%s", fault, name);
-	fd = open(path, O_WRONLY);
-	TEST_ASSERT(fd >= 0 && write(fd, value, strlen(value)) == strlen(value),
-		    "%s: errno %d", path, errno);
-	close(fd);
+	write_line(path, value);
 }
 
 static inline bool can_fail_nth(void)

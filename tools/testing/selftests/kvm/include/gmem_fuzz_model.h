@@ -240,13 +240,7 @@ static inline uint64_t new_value(struct model *m)
 
 static inline struct fuzz_slot *slot_of_page(struct model *m, uint64_t page)
 {
-	int i;
-
-	for (i = 0; i < SLOTS; i++) {
-		if (page - m->slots[i].page < m->slots[i].npages)
-			return &m->slots[i];
-	}
-	return NULL;
+	return model_slot_at(m->slots, page, page);
 }
 
 static inline struct fuzz_slot *slot_of_index(struct model *m, uint8_t file,

@@ -15,11 +15,7 @@
 
 #include <linux/mman.h>
 
-#include "kselftest_harness.h"
-
-/* Emulated CPUs and debug kernels are slow, a hang is the runner's business. */
-#undef TEST_TIMEOUT_DEFAULT
-#define TEST_TIMEOUT_DEFAULT	900
+#include "gmem_harness.h"
 
 #define FLAG_MMAP	GUEST_MEMFD_FLAG_MMAP
 #define FLAG_SHARED	GUEST_MEMFD_FLAG_INIT_SHARED
@@ -161,19 +157,7 @@ static inline void set_cmd(struct env *env, uint64_t op, uint64_t first,
 
 static inline void run_to_sync(struct env *env)
 {
-	struct ucall uc;
-
-	vcpu_run(env->vcpu);
-	switch (get_ucall(env->vcpu, &uc)) {
-	case UCALL_SYNC:
-		return;
-	case UCALL_ABORT:
-		REPORT_GUEST_ASSERT_3(uc, "page %lu has %#lx, not %#lx");
-		break;
-	default:
-		TEST_FAIL("Unexpected exit: %u (%s)", env->vcpu->run->exit_reason,
-			  exit_reason_str(env->vcpu->run->exit_reason));
-	}
+	vcpu_run_to_sync(env->vcpu);
 }
 
 /* Have the guest do it; returns how many page faults it took. */

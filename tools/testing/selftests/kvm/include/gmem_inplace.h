@@ -20,11 +20,7 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
-#include "kselftest_harness.h"
-
-/* Emulated CPUs and debug kernels are slow, a hang is the runner's business. */
-#undef TEST_TIMEOUT_DEFAULT
-#define TEST_TIMEOUT_DEFAULT	900
+#include "gmem_harness.h"
 
 #define GPA		0x40000000ULL
 #define NR_PAGES	64UL

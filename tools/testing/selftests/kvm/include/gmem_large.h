@@ -35,23 +35,6 @@
 
 /* The parameter. */
 
-static inline void read_line(const char *path, char *line, size_t size)
-{
-	FILE *file = fopen(path, "r");
-
-	TEST_ASSERT(file && fgets(line, size, file), "%s: errno %d", path, errno);
-	fclose(file);
-}
-
-static inline void write_line(const char *path, const char *line)
-{
-	int fd = open(path, O_WRONLY);
-
-	TEST_ASSERT(fd >= 0 && write(fd, line, strlen(line)) == strlen(line),
-		    "%s: errno %d", path, errno);
-	close(fd);
-}
-
 static inline void set_max_order(const char *order)
 {
 	write_line(PARAMETER, order);
@@ -357,8 +340,7 @@ static inline void *count_on(void *arg)
 	return NULL;
 }
 
-/* The folio is split under a guest that goes on writing to what stays. */
-static inline void punch_while_counting(struct large *l)
+static inline void __punch_while_counting(struct large *l)
 {
 	static const uint64_t first[] = { 0, LARGE - 20, 255, 17, 100 };
 	struct env *env = &l->env;
@@ -390,6 +372,16 @@ static inline void punch_while_counting(struct large *l)
 	guest_do(env, OP_CHECK, 200, 20, 0);
 	guest_checks(l, 0, 37, 0);
 	punch_pages(l, 0, l->nr_file);
+}
+
+/* The folio is split under a guest that goes on writing to what stays. */
+static inline void punch_while_counting(struct large *l)
+{
+	int i;
+
+	bind_at(l, 0, 2 * LARGE, 0);
+	for (i = 0; i < RACES; i++)
+		__punch_while_counting(l);
 }
 
 /*

@@ -138,24 +138,12 @@ static inline void model_guest_main(void)
 /* What @page of the guest may be in the file; NULL if no slot has it. */
 static inline struct model_slot *slot_of_page(struct model *m, uint64_t page)
 {
-	int i;
-
-	for (i = 0; i < MODEL_SLOTS; i++) {
-		if (page - m->slots[i].page < m->slots[i].npages)
-			return &m->slots[i];
-	}
-	return NULL;
+	return model_slot_at(m->slots, page, page);
 }
 
 static inline struct model_slot *slot_of_index(struct model *m, uint64_t index)
 {
-	int i;
-
-	for (i = 0; i < MODEL_SLOTS; i++) {
-		if (index - m->slots[i].index < m->slots[i].npages)
-			return &m->slots[i];
-	}
-	return NULL;
+	return model_slot_at(m->slots, index, index);
 }
 
 /* The page of the file that the guest has there, or NULL if it is of the alias. */

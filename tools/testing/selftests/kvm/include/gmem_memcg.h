@@ -17,26 +17,13 @@
 #define CGROUP2		"/tmp/kvm_gmem_cgroup2"
 #define GROUP		CGROUP2 "/test"
 
-static inline void write_file(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY);
-
-	TEST_ASSERT(fd >= 0, "%s cannot be opened", path);
-	TEST_ASSERT(write(fd, text, strlen(text)) == strlen(text),
-		    "%s does not take '%s'", path, text);
-	close(fd);
-}
-
 /* How many bytes the group pays for. */
 static inline uint64_t charged(void)
 {
-	unsigned long long bytes;
-	FILE *f = fopen(GROUP "/memory.current", "r");
+	char bytes[32];
 
-	TEST_ASSERT(f, "memory.current cannot be opened");
-	TEST_ASSERT(fscanf(f, "%llu", &bytes) == 1, "memory.current has no number");
-	fclose(f);
-	return bytes;
+	read_line(GROUP "/memory.current", bytes, sizeof(bytes));
+	return strtoull(bytes, NULL, 10);
 }
 
 /* The group may have that many bytes more than it has now. */
@@ -45,27 +32,16 @@ static inline void leave_room(uint64_t bytes)
 	char limit[32];
 
 	snprintf(limit, sizeof(limit), "%llu", (unsigned long long)(charged() + bytes));
-	write_file(GROUP "/memory.max", limit);
+	write_line(GROUP "/memory.max", limit);
 }
 
 /* Line @name of memory.events or memory.stat. */
 static inline uint64_t group_value(const char *file, const char *name)
 {
-	unsigned long long value;
-	char path[128], item[64];
-	FILE *f;
+	char path[128];
 
 	snprintf(path, sizeof(path), GROUP "/%s", file);
-	f = fopen(path, "r");
-	TEST_ASSERT(f, "%s cannot be opened", path);
-	while (fscanf(f, "%63s %llu", item, &value) == 2) {
-		if (!strcmp(item, name)) {
-			fclose(f);
-			return value;
-		}
-	}
-	TEST_FAIL("No %s in %s", name, path);
-	return 0;
+	return number_in(path, name);
 }
 
 /* Run @body in the group; return the status of its end. */
@@ -76,7 +52,7 @@ static inline int in_group(void (*body)(void))
 
 	TEST_ASSERT(pid >= 0, "fork() failed");
 	if (!pid) {
-		write_file(GROUP "/cgroup.procs", "0");
+		write_line(GROUP "/cgroup.procs", "0");
 		body();
 		_exit(0);
 	}
@@ -87,23 +63,16 @@ static inline int in_group(void (*body)(void))
 /* Can there be a group? */
 static inline bool mount_cgroup2(void)
 {
-	bool memcg = true;
-	int fd;
-
 	mkdir(CGROUP2, 0755);
 	if (mount("none", CGROUP2, "cgroup2", 0, NULL)) {
 		rmdir(CGROUP2);
 		return false;
 	}
 
-	fd = open(CGROUP2 "/cgroup.subtree_control", O_WRONLY);
-	if (fd >= 0) {
-		memcg = write(fd, "+memory", 7) == 7;
-		close(fd);
-	}
-	if (!memcg)
-		umount(CGROUP2);
-	return memcg;
+	if (!__write_line(CGROUP2 "/cgroup.subtree_control", "+memory"))
+		return true;
+	umount(CGROUP2);
+	return false;
 }
 
 static inline void umount_cgroup2(void)

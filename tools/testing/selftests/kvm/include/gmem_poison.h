@@ -95,6 +95,30 @@ static inline bool is_free(uint64_t pfn)
 	return page_flags(pfn) & (1ULL << KPF_BUDDY);
 }
 
+/* What the kernel says that it has lost, in pages. */
+static inline uint64_t corrupted_pages(void)
+{
+	FILE *file = fopen("/proc/meminfo", "r");
+	uint64_t kb = -1ULL;
+	char line[128];
+
+	TEST_ASSERT(file, "meminfo, errno: %d", errno);
+	while (fgets(line, sizeof(line), file))
+		sscanf(line, "HardwareCorrupted: %lu", &kb);
+	fclose(file);
+	TEST_ASSERT(kb != -1ULL, "No HardwareCorrupted");
+	return kb / 4;
+}
+
+/* A page that was freed is still lost. */
+static inline void unpoison(uint64_t pfn)
+{
+	TEST_ASSERT(is_poisoned(pfn), "Page %#lx is not marked any more", pfn);
+	TEST_ASSERT(!is_free(pfn), "Page %#lx is back in the allocator", pfn);
+	TEST_ASSERT_EQ(write_number(UNPOISON, pfn), 0);
+	TEST_ASSERT(!is_poisoned(pfn), "Page %#lx is still marked", pfn);
+}
+
 /* The parent's business; a child that fails must not stop the others' trace. */
 static pid_t trace_pid;
 
@@ -104,19 +128,26 @@ static inline void stop_trace(void)
 		write_number(TRACE_EVENT, 0);
 }
 
-/* For main(): ends the program if that is not to be had. */
-static inline void require_poison(void)
+/* For main(): ends the program if pages cannot be poisoned and restored. */
+static inline void require_hwpoison(void)
 {
-	/* Harmless, and refused, where they are mounted already. */
-	if (access(TRACE_EVENT, F_OK))
-		mount("tracefs", TRACEFS, "tracefs", 0, NULL);
+	/* Harmless, and refused, where it is mounted already. */
 	if (access(POISON, F_OK))
 		mount("debugfs", DEBUGFS, "debugfs", 0, NULL);
 
-	__TEST_REQUIRE(!access(TRACE_EVENT, W_OK), "%s cannot be written", TRACE_EVENT);
 	__TEST_REQUIRE(!access(POISON, W_OK), "%s cannot be written", POISON);
-	__TEST_REQUIRE(!access(SOFT_OFFLINE, W_OK), "%s cannot be written", SOFT_OFFLINE);
 	__TEST_REQUIRE(!access(PAGEFLAGS, R_OK), "%s cannot be read", PAGEFLAGS);
+}
+
+/* The same, and which page the guest has is to be known as well. */
+static inline void require_poison(void)
+{
+	require_hwpoison();
+	if (access(TRACE_EVENT, F_OK))
+		mount("tracefs", TRACEFS, "tracefs", 0, NULL);
+
+	__TEST_REQUIRE(!access(TRACE_EVENT, W_OK), "%s cannot be written", TRACE_EVENT);
+	__TEST_REQUIRE(!access(SOFT_OFFLINE, W_OK), "%s cannot be written", SOFT_OFFLINE);
 
 	TEST_ASSERT(!write_number(TRACE_EVENT, 1), "%s: no trace", TRACE_EVENT);
 	trace_pid = getpid();

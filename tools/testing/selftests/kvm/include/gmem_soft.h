@@ -21,11 +21,7 @@
 
 #include <linux/kvm_gmem_soft.h>
 
-#include "kselftest_harness.h"
-
-/* Emulated CPUs and debug kernels are slow, a hang is the runner's business. */
-#undef TEST_TIMEOUT_DEFAULT
-#define TEST_TIMEOUT_DEFAULT	900
+#include "gmem_harness.h"
 
 #define DEVICE		"/dev/kvm-gmem-soft"
 #define MAX_ORDER	18
@@ -322,16 +318,6 @@ struct env {
 	uint64_t populated;
 };
 
-/* Zeroes, in a mapping of their own. */
-static inline void *map_pages(uint64_t npages)
-{
-	void *mem = mmap(NULL, npages * PAGE_SIZE, PROT_READ | PROT_WRITE,
-			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-	TEST_ASSERT(mem != MAP_FAILED, "mmap() failed, errno: %d", errno);
-	return mem;
-}
-
 /* No two pages, and no two places within a page, look the same. */
 static inline void fill(void *mem, uint64_t len, unsigned int seed)
 {
@@ -372,9 +358,9 @@ static inline void env_setup(struct env *env, int nr_vcpus)
 		vcpu_args_set(env->vcpus[i], 1, (uint64_t)i);
 	}
 
-	env->hva = map_pages(NR_PAGES);
+	env->hva = anonymous_pages(SIZE);
 	memset(env->hva, SHARED_BYTE, SIZE);
-	env->src = map_pages(NR_PAGES);
+	env->src = anonymous_pages(SIZE);
 	fill(env->src, SIZE, 1);
 	env->measured = sha256_init;
 	env->populated = 0;
@@ -502,33 +488,17 @@ static inline void set_cmd(struct env *env, int id, uint64_t op, uint64_t gpa,
 	cmds[id].npages = npages;
 }
 
-/* The guest completed its command in the call of _vcpu_run() that returned @ret. */
-static inline void expect_sync(struct kvm_vcpu *vcpu, int ret)
-{
-	struct ucall uc;
-
-	TEST_ASSERT(!ret, "KVM_RUN failed, errno: %d, exit: %u, gpa: %#llx", errno,
-		    vcpu->run->exit_reason, vcpu->run->memory_fault.gpa);
-	TEST_ASSERT(get_ucall(vcpu, &uc) == UCALL_SYNC, "Unexpected exit: %u (%s)",
-		    vcpu->run->exit_reason, exit_reason_str(vcpu->run->exit_reason));
-}
-
-static inline void run_to_sync(struct env *env, int id)
-{
-	expect_sync(env->vcpus[id], _vcpu_run(env->vcpus[id]));
-}
-
 static inline void guest_touches(struct env *env, uint64_t gpa, uint64_t npages)
 {
 	set_cmd(env, 0, OP_WRITE, gpa, npages);
-	run_to_sync(env, 0);
+	vcpu_run_to_sync(env->vcpus[0]);
 }
 
 /* A page as the guest sees it, for as long as it is not asked again. */
 static inline const void *guest_reads(struct env *env, uint64_t gpa)
 {
 	set_cmd(env, 0, OP_COPY, gpa, 1);
-	run_to_sync(env, 0);
+	vcpu_run_to_sync(env->vcpus[0]);
 	return addr_gva2hva(env->vm, (uint64_t)&guest_page);
 }
 

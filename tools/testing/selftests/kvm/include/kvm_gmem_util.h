@@ -10,7 +10,7 @@
  * lives in a slot of its own that vm_gmem_region_add() creates.
  *
  * For tests based on the kselftest harness: include this file first and
- * kselftest_harness.h after it (never before), write a main() that checks the
+ * the harness after it (never before), write a main() that checks the
  * requirements with TEST_REQUIRE() and then returns test_harness_run(), e.g.
  *
  *	int main(int argc, char *argv[])
@@ -23,8 +23,8 @@
  * SKIP(), and wants it in the test, as it runs the test after a SKIP() in a
  * fixture's setup.  TEST_ASSERT() works everywhere, and is the only one that
  * works in threads; the ASSERT_*() of the harness only work in TEST()s and
- * fixtures.  A test that takes long wants TEST_F_TIMEOUT(): 30 s are the default,
- * and emulated machines are slow.
+ * fixtures.  The harness ends a test after 30 s, and emulated machines are slow:
+ * include gmem_harness.h instead of it.
  */
 #ifndef SELFTEST_KVM_GMEM_UTIL_H
 #define SELFTEST_KVM_GMEM_UTIL_H
@@ -70,6 +70,55 @@
 	errno = 0;						\
 	(call) == -1 ? errno : 0;				\
 })
+
+/* Files of the kernel, each of which has lines of text. */
+
+static inline int __write_line(const char *path, const char *line)
+{
+	int fd = open(path, O_WRONLY | O_TRUNC), err = 0;
+	ssize_t len = strlen(line), n;
+
+	if (fd < 0)
+		return -1;
+	n = write(fd, line, len);
+	if (n != len)
+		err = n < 0 ? errno : EIO;
+	close(fd);
+	errno = err;
+	return err ? -1 : 0;
+}
+
+static inline void write_line(const char *path, const char *line)
+{
+	TEST_ASSERT(!__write_line(path, line), "%s does not take '%s', errno: %d",
+		    path, line, errno);
+}
+
+static inline void read_line(const char *path, char *line, size_t size)
+{
+	FILE *file = fopen(path, "r");
+
+	TEST_ASSERT(file && fgets(line, size, file), "%s, errno: %d", path, errno);
+	fclose(file);
+}
+
+/* Of a file whose lines have a name and a number. */
+static inline uint64_t number_in(const char *path, const char *name)
+{
+	FILE *file = fopen(path, "r");
+	unsigned long long value;
+	char item[64];
+
+	TEST_ASSERT(file, "%s, errno: %d", path, errno);
+	while (fscanf(file, "%63s %llu%*[^\n]", item, &value) == 2) {
+		if (!strcmp(item, name)) {
+			fclose(file);
+			return value;
+		}
+	}
+	TEST_FAIL("No %s in %s", name, path);
+	return 0;
+}
 
 /* Requirements.  Each of them only asks KVM what it has. */
 
@@ -285,10 +334,10 @@ static inline void *anonymous_pages(size_t len)
 	return mem;
 }
 
-/* Accesses that may bring a signal.  One thread at a time. */
+/* Accesses that may bring a signal. */
 
-static sigjmp_buf touch_env;
-static siginfo_t touch_info;
+static __thread sigjmp_buf touch_env;
+static __thread siginfo_t touch_info;
 
 static inline void touch_handler(int sig, siginfo_t *info, void *context)
 {
@@ -298,7 +347,8 @@ static inline void touch_handler(int sig, siginfo_t *info, void *context)
 
 /*
  * Read the byte at @addr, or write @byte to it if that is not negative.  Returns
- * the signal that it brings, of which touch_info has the rest, or 0.
+ * the signal that it brings, of which touch_info has the rest, or 0.  One thread
+ * at a time, as the handlers are the process's.
  */
 static inline int touch(void *addr, int byte)
 {
@@ -321,6 +371,29 @@ static inline int touch(void *addr, int byte)
 	for (i = 0; i < ARRAY_SIZE(signals); i++)
 		sigaction(signals[i], &old[i], NULL);
 	return touch_info.si_signo;
+}
+
+/* For many accesses, also of several threads: no system call for each of them. */
+static inline void catch_sigbus(struct sigaction *old)
+{
+	struct sigaction action = {
+		.sa_sigaction = touch_handler,
+		.sa_flags = SA_SIGINFO | SA_NODEFER,
+	};
+
+	sigaction(SIGBUS, &action, old);
+}
+
+/* After catch_sigbus().  Returns false if there was one. */
+static inline bool try_word(volatile uint64_t *word, uint64_t *value, bool write)
+{
+	if (sigsetjmp(touch_env, 0))
+		return false;
+	if (write)
+		*word = *value;
+	else
+		*value = *word;
+	return true;
 }
 
 /* Neither a read nor a write of the byte works; both bring @sig with @code. */
@@ -457,6 +530,20 @@ vm_gmem_region_add(struct kvm_vm *vm, enum vm_mem_backing_src_type src,
 				   gmem_fd, gmem_offset);
 }
 
+/*
+ * For tests that keep a model of the slots.  The one in the array that has @at, by
+ * the field that tells where it starts; NULL if none has.
+ */
+#define model_slot_at(slots, start, at)					\
+({									\
+	typeof(&(slots)[0]) __slot = (slots);				\
+	typeof(&(slots)[0]) __past = __slot + ARRAY_SIZE(slots);	\
+									\
+	while (__slot < __past && (at) - __slot->start >= __slot->npages) \
+		__slot++;						\
+	__slot < __past ? __slot : NULL;				\
+})
+
 /* Memory attributes. */
 
 static inline int __vm_set_memory_attributes(struct kvm_vm *vm, uint64_t gpa,
@@ -493,11 +580,13 @@ static inline void vm_mem_set_shared(struct kvm_vm *vm, uint64_t gpa,
 
 /* Exits. */
 
-/* Run the vCPU, which must get to its next GUEST_SYNC(). */
-static inline void vcpu_run_to_sync(struct kvm_vcpu *vcpu)
+/*
+ * The call of _vcpu_run() that returned @ret must have got to the guest's next
+ * GUEST_SYNC().  Returns what the guest says there.
+ */
+static inline uint64_t vcpu_expect_sync(struct kvm_vcpu *vcpu, int ret)
 {
-	int ret = _vcpu_run(vcpu);
-	struct ucall uc;
+	struct ucall uc = {};
 
 	TEST_ASSERT(!ret, "KVM_RUN failed, errno: %d, exit: %u, gpa: %#llx", errno,
 		    vcpu->run->exit_reason, vcpu->run->memory_fault.gpa);
@@ -511,6 +600,12 @@ static inline void vcpu_run_to_sync(struct kvm_vcpu *vcpu)
 		TEST_FAIL("Unexpected exit: %u (%s)", vcpu->run->exit_reason,
 			  exit_reason_str(vcpu->run->exit_reason));
 	}
+	return uc.args[1];
+}
+
+static inline uint64_t vcpu_run_to_sync(struct kvm_vcpu *vcpu)
+{
+	return vcpu_expect_sync(vcpu, _vcpu_run(vcpu));
 }
 
 /*
@@ -581,25 +676,9 @@ static inline uint64_t vm_mappings(struct kvm_vm *vm)
 /* A counter of the system or of a NUMA node, from the file that has it. */
 static inline long vmstat_value(const char *path, const char *item)
 {
-	long value, found = -1;
-	char name[64];
-	FILE *f;
-	int fd;
-
 	/* Each CPU keeps some of the count to itself. */
-	fd = open("/proc/sys/vm/stat_refresh", O_WRONLY);
-	TEST_ASSERT(fd >= 0 && write(fd, "1", 1) == 1, "stat_refresh, errno: %d", errno);
-	close(fd);
-
-	f = fopen(path, "r");
-	TEST_ASSERT(f, "%s, errno: %d", path, errno);
-	while (fscanf(f, "%63s %ld", name, &value) == 2) {
-		if (!strcmp(name, item))
-			found = value;
-	}
-	fclose(f);
-	TEST_ASSERT(found >= 0, "No %s in %s", item, path);
-	return found;
+	write_line("/proc/sys/vm/stat_refresh", "1");
+	return number_in(path, item);
 }
 
 /* For such counters: others use memory meanwhile, a little. */

@@ -10,6 +10,13 @@
  */
 #include "gmem_large.h"
 
+#include <signal.h>
+#include <sys/wait.h>
+
+#ifndef SYS_set_mempolicy_home_node
+#define SYS_set_mempolicy_home_node	450
+#endif
+
 #define HUGETLB		"/sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages"
 
 #define TRIES		10
@@ -40,21 +47,6 @@ static int hugetlb_pages(const char *nr)
 	return atoi(line);
 }
 
-static long meminfo_kb(const char *field)
-{
-	FILE *file = fopen("/proc/meminfo", "r");
-	char name[64];
-	long kb = -1, value;
-
-	TEST_ASSERT(file, "meminfo, errno: %d", errno);
-	while (fscanf(file, "%63s %ld%*[^\n]", name, &value) == 2) {
-		if (!strcmp(name, field))
-			kb = value;
-	}
-	fclose(file);
-	return kb;
-}
-
 #define REQUIRE_HUGE_PAGE()						\
 do {									\
 	if (access(HUGETLB, W_OK))					\
@@ -64,8 +56,8 @@ do {									\
 	ASSERT_EQ(0, hugetlb_pages("0"));				\
 } while (0)
 
-/* Where it is does not matter. */
-static void set_policy(int mode)
+/* Without CONFIG_NUMA there are none. */
+static unsigned long all_nodes(void)
 {
 	unsigned long nodes = 0;
 	char path[64];
@@ -75,9 +67,19 @@ static void set_policy(int mode)
 		snprintf(path, sizeof(path), "/sys/devices/system/node/node%d", i);
 		nodes |= (unsigned long)!access(path, F_OK) << i;
 	}
-	/* Without CONFIG_NUMA there are none, and no need. */
+	return nodes;
+}
+
+static void set_policy_of_nodes(int mode, unsigned long nodes)
+{
 	TEST_ASSERT(!nodes || !syscall(SYS_set_mempolicy, mode, &nodes, 65),
 		    "set_mempolicy(), errno: %d", errno);
+}
+
+/* Where it is does not matter. */
+static void set_policy(int mode)
+{
+	set_policy_of_nodes(mode, all_nodes());
 }
 
 static void new_huge_file(struct huge *h, uint64_t flags)
@@ -386,29 +388,6 @@ TEST(convert_in_place)
 	teardown_huge(&h);
 }
 
-TEST(memory_error)
-{
-	const uint64_t page = 1000;
-	struct huge h;
-
-	REQUIRE_HUGE_PAGE();
-	setup_huge(&h, KVM_X86_DEFAULT_VM, FLAG_MMAP | FLAG_SHARED);
-	allocate_huge(&h);
-	bind_huge(&h, 0, HUGE, 0);
-	write_places(&h, GUEST_VALUE);
-	expect_huge(&h, 1, 0, 0);
-	if (madvise(h.alias + BYTES(page), PAGE_SIZE, MADV_HWPOISON)) {
-		ASSERT_EQ(EINVAL, errno);
-		SKIP(return, "no CONFIG_MEMORY_FAILURE");
-	}
-	expect_huge(&h, 0, 0, 0);
-	at_places(&h, OP_CHECK, page, GUEST_VALUE);
-	expect_huge(&h, 0, 4, 1);
-	set_cmd(&h.env, OP_CHECK, page, 1, GUEST_VALUE);
-	__vcpu_run_memory_fault(h.env.vcpu, PAGE_GPA(page), 0, EHWPOISON);
-	teardown_huge(&h);
-}
-
 /* The parameter does not ask for it, or the request does not reach that far. */
 TEST_F(huge, not_asked_for)
 {
@@ -436,6 +415,70 @@ TEST_F(huge, not_asked_for)
 	ASSERT_EQ(0, vm_get_stat(h->env.vm, "gmem_alloc_1g"));
 }
 
+/* How many pieces of 1 GiB the file has got, by the policy that is set. */
+static uint64_t allocate_again(struct huge *h)
+{
+	uint64_t before = vm_get_stat(h->env.vm, "gmem_alloc_1g");
+
+	gmem_allocate(h->env.fd, 0, HUGE_SIZE);
+	TEST_ASSERT_EQ(gmem_allocated_pages(h->env.fd), HUGE);
+	gmem_punch_hole(h->env.fd, 0, HUGE_SIZE);
+	TEST_ASSERT_EQ(gmem_allocated_pages(h->env.fd), 0);
+	return vm_get_stat(h->env.vm, "gmem_alloc_1g") - before;
+}
+
+/* Some node has it, and that is asked for it. */
+TEST_F(huge, preferred_node)
+{
+	struct huge *h = &self->huge;
+	unsigned long nodes = all_nodes(), node;
+	uint64_t got = 0;
+	int i;
+
+	if (!nodes)
+		SKIP(return, "no NUMA");
+	REQUIRE_HUGE_PAGE();
+	for (i = 0; i < TRIES && !got; i++) {
+		for (node = 1; node && node <= nodes; node <<= 1) {
+			if (!(nodes & node))
+				continue;
+			set_policy_of_nodes(MPOL_PREFERRED, node);
+			got += allocate_again(h);
+		}
+	}
+	set_policy(MPOL_BIND);
+	ASSERT_LE(1, got);
+}
+
+/* The policy of the file goes before that of the task.  In one piece it has one. */
+TEST_F(huge, policy_of_file)
+{
+	struct huge *h = &self->huge;
+	unsigned long nodes = all_nodes();
+	uint64_t got = 0;
+	int i;
+
+	if (!nodes)
+		SKIP(return, "no NUMA");
+	if (!(variant->flags & FLAG_MMAP))
+		SKIP(return, "no mapping to set a policy of");
+	REQUIRE_HUGE_PAGE();
+	ASSERT_EQ(0, syscall(SYS_mbind, h->alias + 5 * LARGE_SIZE, LARGE_SIZE,
+			     MPOL_BIND, &nodes, 65, 0));
+	ASSERT_EQ(0, allocate_again(h));
+
+	ASSERT_EQ(0, syscall(SYS_mbind, h->alias, HUGE_SIZE, MPOL_INTERLEAVE, &nodes,
+			     65, 0));
+	ASSERT_EQ(0, allocate_again(h));
+
+	ASSERT_EQ(0, syscall(SYS_mbind, h->alias, HUGE_SIZE, MPOL_BIND, &nodes, 65, 0));
+	ASSERT_EQ(0, syscall(SYS_set_mempolicy_home_node, h->alias, HUGE_SIZE,
+			     __builtin_ctzl(nodes), 0));
+	for (i = 0; i < TRIES && !got; i++)
+		got = allocate_again(h);
+	ASSERT_EQ(1, got);
+}
+
 /* None is to be had: 2 MiB at a time, with nothing else to notice. */
 TEST_F(huge, fallback)
 {
@@ -443,7 +486,7 @@ TEST_F(huge, fallback)
 
 	REQUIRE_HUGE_PAGE();
 	ASSERT_LE(1, hugetlb_pages("1000"));
-	if (meminfo_kb("MemAvailable:") < 1200 * 1024) {
+	if (number_in("/proc/meminfo", "MemAvailable:") < 1200 * 1024) {
 		hugetlb_pages("0");
 		SKIP(return, "too little memory beside that");
 	}
@@ -457,6 +500,67 @@ TEST_F(huge, fallback)
 	ASSERT_EQ(h->pages_1g, vm_get_stat(h->env.vm, "pages_1g"));
 	write_places(h, GUEST_VALUE);
 	check_places(h, GUEST_VALUE);
+}
+
+/* Where guest memory is, it stays: the second file gets its own elsewhere. */
+TEST_F(huge, second_file)
+{
+	struct huge *h = &self->huge;
+	uint64_t before;
+	int fd;
+
+	REQUIRE_HUGE_PAGE();
+	allocate_huge(h);
+	bind_huge(h, 0, HUGE, 0);
+	write_places(h, GUEST_VALUE);
+	before = vm_get_stat(h->env.vm, "gmem_alloc_1g") +
+		 vm_get_stat(h->env.vm, "gmem_alloc_1g_fallback");
+
+	set_max_order("18");
+	fd = vm_create_guest_memfd(h->env.vm, HUGE_SIZE, variant->flags);
+	set_max_order("9");
+	if (fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, HUGE_SIZE)) {
+		ASSERT_EQ(ENOMEM, errno);
+		close(fd);
+		SKIP(return, "too little memory for two");
+	}
+	ASSERT_EQ(HUGE, gmem_allocated_pages(fd));
+	ASSERT_EQ(before + 1, vm_get_stat(h->env.vm, "gmem_alloc_1g") +
+			      vm_get_stat(h->env.vm, "gmem_alloc_1g_fallback"));
+	check_places(h, GUEST_VALUE);
+	expect_huge(h, 1, 0, 0);
+	close(fd);
+}
+
+/* Who is killed half way leaves the file with whole folios, and loses nothing else. */
+TEST_F(huge, killed)
+{
+	struct huge *h = &self->huge;
+	uint64_t pages = 0;
+	int i, status;
+	pid_t pid;
+
+	REQUIRE_HUGE_PAGE();
+	for (i = 0; i < TRIES && (!pages || pages == HUGE); i++) {
+		pid = fork();
+		ASSERT_LE(0, pid);
+		if (!pid) {
+			gmem_allocate(h->env.fd, 0, HUGE_SIZE);
+			_exit(0);
+		}
+		while (!gmem_allocated_pages(h->env.fd))
+			usleep(500);
+		kill(pid, SIGKILL);
+		ASSERT_EQ(pid, waitpid(pid, &status, 0));
+		pages = gmem_allocated_pages(h->env.fd);
+		ASSERT_EQ(0, pages % LARGE);
+		gmem_punch_hole(h->env.fd, 0, HUGE_SIZE);
+		ASSERT_EQ(0, gmem_allocated_pages(h->env.fd));
+	}
+	ASSERT_EQ(1, hugetlb_pages("1"));
+	ASSERT_EQ(0, hugetlb_pages("0"));
+	if (pages == HUGE)
+		SKIP(return, "never met it at work");
 }
 
 /* All of it is free again, and in one piece: nothing is held, and nothing is lost. */
@@ -483,6 +587,41 @@ TEST_F(huge, no_leak)
 	}
 	ASSERT_EQ(1, hugetlb_pages("1"));
 	ASSERT_EQ(0, hugetlb_pages("0"));
+}
+
+FIXTURE(last) {
+};
+
+FIXTURE_SETUP(last)
+{
+}
+
+FIXTURE_TEARDOWN(last)
+{
+}
+
+/* The page is lost, and with it what may be the only place for 1 GiB in one piece. */
+TEST_F(last, memory_error)
+{
+	const uint64_t page = 1000;
+	struct huge h;
+
+	REQUIRE_HUGE_PAGE();
+	setup_huge(&h, KVM_X86_DEFAULT_VM, FLAG_MMAP | FLAG_SHARED);
+	allocate_huge(&h);
+	bind_huge(&h, 0, HUGE, 0);
+	write_places(&h, GUEST_VALUE);
+	expect_huge(&h, 1, 0, 0);
+	if (madvise(h.alias + BYTES(page), PAGE_SIZE, MADV_HWPOISON)) {
+		ASSERT_EQ(EINVAL, errno);
+		SKIP(return, "no CONFIG_MEMORY_FAILURE");
+	}
+	expect_huge(&h, 0, 0, 0);
+	at_places(&h, OP_CHECK, page, GUEST_VALUE);
+	expect_huge(&h, 0, 4, 1);
+	set_cmd(&h.env, OP_CHECK, page, 1, GUEST_VALUE);
+	__vcpu_run_memory_fault(h.env.vcpu, PAGE_GPA(page), 0, EHWPOISON);
+	teardown_huge(&h);
 }
 
 int main(int argc, char *argv[])

@@ -42,17 +42,6 @@ static uint64_t nr_splits(struct large *l)
 	return gmem_counter(l->env.vm, "gmem_split");
 }
 
-/* As touch() has it, but for many pages: no system call for each of them. */
-static void catch_sigbus(struct sigaction *old)
-{
-	struct sigaction action = {
-		.sa_sigaction = touch_handler,
-		.sa_flags = SA_SIGINFO | SA_NODEFER,
-	};
-
-	sigaction(SIGBUS, &action, old);
-}
-
 /* The process can read these pages, and finds what it should. */
 static void expect_shared(void *mem, uint64_t first, uint64_t npages, uint64_t value)
 {
@@ -1159,18 +1148,6 @@ struct race {
 	unsigned long used, refused;
 };
 
-/* Returns false if there was a SIGBUS. */
-static bool try_word(volatile uint64_t *word, uint64_t *value, bool write)
-{
-	if (sigsetjmp(touch_env, 1))
-		return false;
-	if (write)
-		*word = *value;
-	else
-		*value = *word;
-	return true;
-}
-
 /* By a system call that holds the page meanwhile. */
 static bool try_pipe(const int *pipes, volatile uint64_t *word, uint64_t *value)
 {
@@ -1345,9 +1322,9 @@ static int race_round(struct race *race, bool private)
 
 TEST_F(inplace, race)
 {
-	struct sigaction action = { .sa_sigaction = touch_handler, .sa_flags = SA_SIGINFO };
 	struct race race = { .l = &self->large, .seed = 1 };
 	struct large *l = &self->large;
+	struct sigaction old;
 	struct kvm_regs regs;
 	int i, retries = 0;
 
@@ -1356,11 +1333,12 @@ TEST_F(inplace, race)
 	regs.rip = (uint64_t)race_guest;
 	vcpu_regs_set(l->env.vcpu, &regs);
 	race.state = addr_gva2hva(l->env.vm, (uint64_t)&guest_state);
-	sigaction(SIGBUS, &action, NULL);
+	catch_sigbus(&old);
 	bind_at(l, 0, NR_ALL, 0);
 
 	for (i = 0; i < ROUNDS; i++)
 		retries += race_round(&race, i % 2);
+	sigaction(SIGBUS, &old, NULL);
 
 	TH_LOG("%lu used, %lu refused, %d retries, %lu splits", race.used, race.refused,
 	       retries, nr_splits(l));

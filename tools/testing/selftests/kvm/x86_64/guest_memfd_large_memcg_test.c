@@ -404,7 +404,7 @@ static void near_limit(void)
 	TEST_ASSERT_EQ(group_value("memory.events", "oom"), 0UL);
 
 	/* Where there is room again the next block is large again. */
-	write_file(GROUP "/memory.max", "max");
+	write_line(GROUP "/memory.max", "max");
 	punch_pages(&l, 0, LARGE);
 	guest_checks(&l, 0, 2 * LARGE, 0);
 	expect_counters(vm, .alloc_2m = 2, .alloc_4k = 160 + LARGE - 40, .fallback = 3);
@@ -444,7 +444,7 @@ static void at_limit(void)
 	expect_counters(vm, .alloc_2m = 1);
 	buf = anonymous_pages(BYTES(ALL));
 	host_write(buf, 0, ALL, HOST_VALUE);
-	write_file("/proc/self/oom_score_adj", "-1000");
+	write_line("/proc/self/oom_score_adj", "-1000");
 
 	leave_room(ROOM);
 	TEST_ASSERT_EQ(errno_of(__gmem_allocate(l.env.fd, 0, BYTES(ALL))), ENOMEM);
@@ -477,7 +477,7 @@ static void at_limit(void)
 	punch_pages(&l, 2 * LARGE + 50, LARGE - 50);
 	guest_checks(&l, 2 * LARGE, 50, HOST_VALUE);
 
-	write_file(GROUP "/memory.max", "max");
+	write_line(GROUP "/memory.max", "max");
 	punch_pages(&l, LARGE, LARGE);
 	guest_writes(&l, 0, 2 * LARGE, GUEST_VALUE);
 	guest_checks(&l, 0, 2 * LARGE, GUEST_VALUE);

@@ -54,30 +54,6 @@ FIXTURE_VARIANT_ADD(poison, in_place) {
 	.type = KVM_X86_SW_PROTECTED_VM, .flags = FLAG_MMAP | FLAG_WRITE,
 };
 
-/* What the kernel says that it has lost, in pages. */
-static uint64_t corrupted_pages(void)
-{
-	FILE *file = fopen("/proc/meminfo", "r");
-	uint64_t kb = -1ULL;
-	char line[128];
-
-	TEST_ASSERT(file, "meminfo, errno: %d", errno);
-	while (fgets(line, sizeof(line), file))
-		sscanf(line, "HardwareCorrupted: %lu", &kb);
-	fclose(file);
-	TEST_ASSERT(kb != -1ULL, "No HardwareCorrupted");
-	return kb / 4;
-}
-
-/* A page that was freed is still lost. */
-static void unpoison(uint64_t pfn)
-{
-	TEST_ASSERT(is_poisoned(pfn), "Page %#lx is not marked any more", pfn);
-	TEST_ASSERT(!is_free(pfn), "Page %#lx is back in the allocator", pfn);
-	TEST_ASSERT_EQ(write_number(UNPOISON, pfn), 0);
-	TEST_ASSERT(!is_poisoned(pfn), "Page %#lx is still marked", pfn);
-}
-
 static uint64_t pfn_at(void *addr)
 {
 	int fd = open(PAGEMAP, O_RDONLY);
@@ -98,17 +74,6 @@ static void bind_again(struct model *m, struct model_slot *slot)
 	model_bind(m, slot);
 	vcpu_pre_fault(m->l->env.vcpu, 0,
 		       memslot2region(m->l->env.vm, 0)->region.memory_size);
-}
-
-static bool has_bad_page(struct model *m)
-{
-	uint64_t i;
-
-	for (i = 0; i < m->layout->npages; i++) {
-		if (m->file[i].bad)
-			return true;
-	}
-	return false;
 }
 
 /* The page of the machine, which a slot must have, and the guest then gets mapped. */

@@ -17,11 +17,7 @@
 #include <linux/mempolicy.h>
 #include <linux/mman.h>
 
-#include "kselftest_harness.h"
-
-/* Emulated CPUs and debug kernels are slow, a hang is the runner's business. */
-#undef TEST_TIMEOUT_DEFAULT
-#define TEST_TIMEOUT_DEFAULT	900
+#include "gmem_harness.h"
 
 #define SLOT		10
 #define GPA		0x40000000ULL

@@ -189,12 +189,12 @@ TEST_F(launch, access_of_kvm)
 	finalise(env->dev);
 	set_cmd(env, 0, OP_OUT, GPA + 5, 1);
 	expect_out(env, env->src[0][5]);
-	run_to_sync(env, 0);
+	vcpu_run_to_sync(env->vcpus[0]);
 	expect_pages(env->dev, 1, 0);
 
 	set_cmd(env, 0, OP_OUT, PAGE(1), 1);
 	expect_out(env, 0);
-	run_to_sync(env, 0);
+	vcpu_run_to_sync(env->vcpus[0]);
 	expect_pages(env->dev, 2, 0);
 	guest_touches(env, PAGE(1), 1);
 	expect_pages(env->dev, 2, 0);
@@ -424,7 +424,7 @@ TEST_F(two_owners, refused)
 	punch(env, 1, 1);
 	if (variant->op == OP_OUT)
 		expect_out(env, 0);
-	run_to_sync(env, 0);
+	vcpu_run_to_sync(env->vcpus[0]);
 	expect_counters(env->dev, 2, 1, 1, 4);
 }
 
@@ -527,7 +527,7 @@ static void *run_vcpu(void *arg)
 			break;
 		r->nr_faults++;
 	}
-	expect_sync(vcpu, ret);
+	vcpu_expect_sync(vcpu, ret);
 	return NULL;
 }
 

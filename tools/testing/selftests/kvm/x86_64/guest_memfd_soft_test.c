@@ -81,7 +81,7 @@ TEST(sha256_of_this_test)
 TEST_F(empty, not_attached)
 {
 	struct kvm_gmem_soft_status status;
-	void *page = map_pages(1);
+	void *page = anonymous_pages(PAGE_SIZE);
 	uint64_t done;
 
 	ASSERT_EQ(EINVAL, populate_errno(self->dev, 0, PAGE_SIZE, page, &done));
@@ -212,7 +212,7 @@ TEST_F(empty, bad_calls)
 	static const unsigned long reads[] = {
 		KVM_GMEM_SOFT_ATTACH, KVM_GMEM_SOFT_POPULATE, KVM_GMEM_SOFT_PLANT,
 	};
-	void *bad = map_pages(2) + PAGE_SIZE;
+	void *bad = anonymous_pages(2 * PAGE_SIZE) + PAGE_SIZE;
 	int i;
 
 	ASSERT_EQ(0, munmap(bad, PAGE_SIZE));
@@ -478,7 +478,7 @@ TEST_F(launch, digest_tells_what_differs)
 TEST_F(launch, any_source)
 {
 	struct env *env = &self->env;
-	void *zero = map_pages(2);
+	void *zero = anonymous_pages(2 * PAGE_SIZE);
 	int fd = open("/proc/self/exe", O_RDONLY);
 	void *file = mmap(NULL, 2 * PAGE_SIZE, PROT_READ, MAP_PRIVATE, fd, 0);
 	/* Never touched, read-only, the same one twice, and of a file. */
@@ -584,7 +584,7 @@ TEST_F(launch, file_closed)
 TEST_F(launch, bad_source)
 {
 	struct env *env = &self->env;
-	uint8_t *hole = map_pages(4);
+	uint8_t *hole = anonymous_pages(4 * PAGE_SIZE);
 
 	ASSERT_EQ(0, munmap(hole, 4 * PAGE_SIZE));
 	populate_fails(env, GPA, PAGE_SIZE, hole, EFAULT, 0);
@@ -730,7 +730,7 @@ TEST_F(launch, two_slots)
 TEST_F(launch, struct_read_only)
 {
 	struct env *env = &self->env;
-	struct kvm_gmem_soft_populate *args = map_pages(1);
+	struct kvm_gmem_soft_populate *args = anonymous_pages(PAGE_SIZE);
 
 	args->gpa = GPA;
 	args->size = PAGE_SIZE;
@@ -753,7 +753,7 @@ TEST_F(launch, interrupted)
 	struct sigaction sa = { .sa_handler = ignore_signal };
 	struct itimerval timer = {};
 	struct env *env = &self->env;
-	uint8_t (*src)[PAGE_SIZE] = map_pages(npages);
+	uint8_t (*src)[PAGE_SIZE] = anonymous_pages(npages * PAGE_SIZE);
 	uint64_t n, done = 0, ms = 1;
 	int fd, err, interrupted = 0;
 
@@ -830,7 +830,7 @@ static void start_populators(struct env *env, struct populator *p, int nr)
 	for (i = 0; i < nr; i++) {
 		p[i] = (struct populator) {
 			.env = env,
-			.src = map_pages(NR_PAGES),
+			.src = anonymous_pages(SIZE),
 			.first = i * NR_PAGES / nr,
 		};
 		memset(p[i].src, 'a' + i, SIZE);

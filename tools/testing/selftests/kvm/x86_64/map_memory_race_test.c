@@ -8,72 +8,16 @@
  * slot, and waits for it; one that does not end with a signal; a mapping that was
  * made for what the memory was before.
  */
-#include "kvm_gmem_util.h"
+#include "gmem_ahead.h"
 
 #include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/syscall.h>
 
-#include "kselftest_harness.h"
-
-/* Emulated CPUs and debug kernels are slow, a hang is the runner's business. */
-#undef TEST_TIMEOUT_DEFAULT
-#define TEST_TIMEOUT_DEFAULT	900
-
 #define NR_VCPUS	4
-#define SLOT		10
-#define GPA		0x40000000ULL
-#define MAX_PAGES	1024ULL
-#define BYTES(npages)	((npages) * PAGE_SIZE)
-#define PAGE_GPA(page)	(GPA + BYTES(page))
-
-/* What is in page @i. */
-#define WORD(value, i)	((value) + (i))
-#define SHARED_VALUE	0x1111000000000000ULL
-#define PRIVATE_VALUE	0x2222000000000000ULL
-#define NEW_VALUE	0x3333000000000000ULL
-
 #define NR_ROUNDS	10
 #define NR_CHANGES	60
-
-enum {
-	OP_READ,
-	OP_WRITE,
-};
-
-/* Guest: a command for each entry. */
-
-struct guest_cmd {
-	uint64_t op;
-	uint64_t first;
-	uint64_t npages;
-	uint64_t step;
-	uint64_t value;
-};
-
-static volatile struct guest_cmd guest_cmd;
-
-static void guest_main(void)
-{
-	volatile struct guest_cmd *cmd = &guest_cmd;
-	volatile uint64_t *word;
-	uint64_t i, seen;
-
-	for (;;) {
-		for (i = cmd->first; i < cmd->npages; i += cmd->step) {
-			word = (uint64_t *)PAGE_GPA(i);
-			if (cmd->op == OP_WRITE)
-				*word = WORD(cmd->value, i);
-			seen = *word;
-			GUEST_ASSERT_3(seen == WORD(cmd->value, i), i, seen,
-				       WORD(cmd->value, i));
-		}
-		GUEST_SYNC(0);
-	}
-}
-
-/* Host. */
 
 struct env {
 	struct kvm_vm *vm;
@@ -130,25 +74,8 @@ static void recreate_slot(struct env *env)
 static void guest_do(struct env *env, uint64_t op, uint64_t first, uint64_t step,
 		     uint64_t value)
 {
-	volatile struct guest_cmd *cmd = addr_gva2hva(env->vm, (uint64_t)&guest_cmd);
-	struct ucall uc;
-
-	cmd->op = op;
-	cmd->first = first;
-	cmd->npages = env->npages;
-	cmd->step = step;
-	cmd->value = value;
-	vcpu_run(env->vcpus[0]);
-	switch (get_ucall(env->vcpus[0], &uc)) {
-	case UCALL_SYNC:
-		return;
-	case UCALL_ABORT:
-		REPORT_GUEST_ASSERT_3(uc, "page %lu has %#lx, not %#lx");
-		break;
-	default:
-		TEST_FAIL("Unexpected exit: %u (%s)", env->vcpus[0]->run->exit_reason,
-			  exit_reason_str(env->vcpus[0]->run->exit_reason));
-	}
+	vm_set_guest_cmd(env->vm, op, first, env->npages - first, step, value);
+	vcpu_run_to_sync(env->vcpus[0]);
 }
 
 /* Either call, with the same arguments. */
@@ -672,7 +599,7 @@ TEST_F(all, converted)
 	guest_do(env, OP_READ, 1, 2, SHARED_VALUE);
 	expect_consistent(env);
 	for (i = 0; i < env->npages; i++)
-		ASSERT_EQ(WORD(i % 2 ? NEW_VALUE : SHARED_VALUE, i),
+		ASSERT_EQ(i % 2 ? WORD(NEW_VALUE, i) : WORD(SHARED_VALUE, i),
 			  *(uint64_t *)(env->hva + BYTES(i)));
 }
 

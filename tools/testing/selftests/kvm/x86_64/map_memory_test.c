@@ -19,11 +19,7 @@
 #include "svm_util.h"
 #include "vmx.h"
 
-#include "kselftest_harness.h"
-
-/* Emulated CPUs and debug kernels are slow, a hang is the runner's business. */
-#undef TEST_TIMEOUT_DEFAULT
-#define TEST_TIMEOUT_DEFAULT	900
+#include "gmem_harness.h"
 
 /* Private memory, ordinary memory right behind it, and nothing behind that. */
 #define PRIVATE_SLOT	10
@@ -50,24 +46,12 @@
 
 /* Files of the kernel. */
 
-static int write_text(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY | O_TRUNC), err = 0;
-
-	if (fd < 0)
-		return errno;
-	if (write(fd, text, strlen(text)) < 0)
-		err = errno;
-	close(fd);
-	return err;
-}
-
 static int write_number(const char *path, uint64_t number)
 {
 	char text[32];
 
 	snprintf(text, sizeof(text), "%lu", number);
-	return write_text(path, text);
+	return errno_of(__write_line(path, text));
 }
 
 /* As it was at the start, in whatever way the tests end. */
@@ -78,9 +62,9 @@ static void restore(void)
 {
 	if (getpid() != main_pid)
 		return;
-	write_text(TDP_MMU, tdp_mmu_was);
+	__write_line(TDP_MMU, tdp_mmu_was);
 	if (!access(TRACE_EVENT, W_OK))
-		write_text(TRACE_EVENT, "0");
+		__write_line(TRACE_EVENT, "0");
 }
 
 FIXTURE(call) {
@@ -103,15 +87,6 @@ FIXTURE_VARIANT_ADD(call, pre_fault) {
 	.pre_fault = true,
 };
 
-static void *map_anonymous(size_t size)
-{
-	void *mem = mmap(NULL, size, PROT_READ | PROT_WRITE,
-			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-	TEST_ASSERT(mem != MAP_FAILED, "mmap() failed, errno: %d", errno);
-	return mem;
-}
-
 static void guest_main(void)
 {
 	for (;;)
@@ -122,7 +97,7 @@ FIXTURE_SETUP(call)
 {
 	self->vm = vm_create_type_with_one_vcpu(KVM_X86_SW_PROTECTED_VM, &self->vcpu,
 						0, guest_main);
-	self->hva = map_anonymous(2 * SIZE);
+	self->hva = anonymous_pages(2 * SIZE);
 	madvise(self->hva, 2 * SIZE, MADV_NOHUGEPAGE);
 	self->fd = vm_create_guest_memfd(self->vm, SIZE, 0);
 	vm_set_user_memory_region2(self->vm, PRIVATE_SLOT, KVM_MEM_GUEST_MEMFD,
@@ -224,14 +199,14 @@ TEST_F(call, capability)
 TEST_F(call, no_tdp_mmu)
 {
 	unsigned int at_system_scope;
-	int err = write_text(TDP_MMU, "N");
+	int err = errno_of(__write_line(TDP_MMU, "N"));
 
 	if (err)
 		SKIP(return, "%s: errno %d", TDP_MMU, err);
 
 	replace_vm(self, guest_main);
 	at_system_scope = kvm_check_cap(KVM_CAP_PRE_FAULT_MEMORY);
-	ASSERT_EQ(0, write_text(TDP_MMU, tdp_mmu_was));
+	write_line(TDP_MMU, tdp_mmu_was);
 
 	EXPECT_EQ(0, at_system_scope);
 	EXPECT_EQ(1, kvm_check_cap(KVM_CAP_PRE_FAULT_MEMORY));
@@ -315,7 +290,7 @@ TEST_F(call, argument)
 {
 	unsigned long cmd = variant->pre_fault ? KVM_PRE_FAULT_MEMORY : KVM_MAP_MEMORY;
 	size_t len = _IOC_SIZE(cmd);
-	uint8_t *mem = map_anonymous(3 * PAGE_SIZE);
+	uint8_t *mem = anonymous_pages(3 * PAGE_SIZE);
 	/* The two begin alike. */
 	struct kvm_memory_mapping *args = (void *)(mem + 2 * PAGE_SIZE - len);
 
@@ -502,12 +477,12 @@ TEST_F(call, private_poisoned)
 {
 	uint64_t pfn;
 
-	if (access(POISON, W_OK) || write_text(TRACE_EVENT, "1"))
+	if (access(POISON, W_OK) || __write_line(TRACE_EVENT, "1"))
 		SKIP(return, "no injection of memory errors, or no trace");
 
-	ASSERT_EQ(0, write_text(TRACE, ""));
+	write_line(TRACE, "");
 	EXPECT_MAPPED(PRIVATE_GPA, SIZE, NR_PAGES);
-	write_text(TRACE_EVENT, "0");
+	write_line(TRACE_EVENT, "0");
 	pfn = traced_pfn(PRIVATE_GPA + BYTES(PAGE));
 	ASSERT_NE(0, pfn);
 	ASSERT_EQ(0, write_number(POISON, pfn));

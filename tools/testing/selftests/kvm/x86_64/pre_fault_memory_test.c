@@ -12,29 +12,12 @@
  * already; an endless loop on a root that is obsolete; entries pushed into a dirty
  * ring that is full.
  */
-#include "kvm_gmem_util.h"
+#include "gmem_ahead.h"
 
-#include "kselftest_harness.h"
-
-/* Emulated CPUs and debug kernels are slow, a hang is the runner's business. */
-#undef TEST_TIMEOUT_DEFAULT
-#define TEST_TIMEOUT_DEFAULT	900
-
-#define SLOT		10
 #define OTHER_SLOT	11
-#define GPA		0x40000000ULL
 #define OTHER_GPA	0x80000000ULL
-#define HUGE_PAGES	512ULL
-#define MAX_PAGES	(2 * HUGE_PAGES)
+#define HUGE_PAGES	(MAX_PAGES / 2)
 #define NR_PAGES	64ULL
-#define BYTES(npages)	((npages) * PAGE_SIZE)
-#define PAGE_GPA(page)	(GPA + BYTES(page))
-
-/* What is in page @i: the value and @i, or 0 if the value is 0. */
-#define WORD(value, i)	((value) ? (value) + (i) : 0)
-#define SHARED_VALUE	0x1111000000000000ULL
-#define PRIVATE_VALUE	0x2222000000000000ULL
-#define NEW_VALUE	0x3333000000000000ULL
 
 /* KVM keeps a reserve: 64 entries, and 512 more where the CPU has a log itself. */
 #define RING_ENTRIES	1024
@@ -49,45 +32,7 @@
 #define KPF_THP		(1ULL << 22)
 #define PAGE_IDLE	"/sys/kernel/mm/page_idle/bitmap"
 
-enum {
-	OP_READ,
-	OP_WRITE,
-};
-
-/* Guest: a command for each entry. */
-
-struct guest_cmd {
-	uint64_t op;
-	uint64_t first;
-	uint64_t npages;
-	uint64_t step;
-	uint64_t value;
-};
-
-static volatile struct guest_cmd guest_cmd;
-
-static void guest_main(void)
-{
-	volatile struct guest_cmd *cmd = &guest_cmd;
-	volatile uint64_t *word;
-	uint64_t i, seen;
-
-	for (;;) {
-		for (i = cmd->first; i < cmd->first + cmd->npages; i += cmd->step) {
-			word = (uint64_t *)PAGE_GPA(i);
-			if (cmd->op == OP_WRITE) {
-				*word = WORD(cmd->value, i);
-				continue;
-			}
-			seen = *word;
-			GUEST_ASSERT_3(seen == WORD(cmd->value, i), i, seen,
-				       WORD(cmd->value, i));
-		}
-		GUEST_SYNC(0);
-	}
-}
-
-/* Host: the VM. */
+/* The VM. */
 
 struct env {
 	struct kvm_vm *vm;
@@ -169,33 +114,10 @@ static void free_vm(struct env *env)
 		munmap(env->mem, BYTES(env->npages + HUGE_PAGES + 1));
 }
 
-static void run_to_sync(struct kvm_vcpu *vcpu)
-{
-	struct ucall uc;
-
-	vcpu_run(vcpu);
-	switch (get_ucall(vcpu, &uc)) {
-	case UCALL_SYNC:
-		return;
-	case UCALL_ABORT:
-		REPORT_GUEST_ASSERT_3(uc, "page %lu has %#lx, not %#lx");
-		break;
-	default:
-		TEST_FAIL("Unexpected exit: %u (%s)", vcpu->run->exit_reason,
-			  exit_reason_str(vcpu->run->exit_reason));
-	}
-}
-
 static void set_cmd(struct env *env, uint64_t op, uint64_t first, uint64_t npages,
 		    uint64_t step, uint64_t value)
 {
-	volatile struct guest_cmd *cmd = addr_gva2hva(env->vm, (uint64_t)&guest_cmd);
-
-	cmd->op = op;
-	cmd->first = first;
-	cmd->npages = npages;
-	cmd->step = step;
-	cmd->value = value;
+	vm_set_guest_cmd(env->vm, op, first, npages, step, value);
 }
 
 /* Have the guest do it to each @step-th page; returns how many faults it took. */
@@ -205,7 +127,7 @@ static uint64_t guest_do_step(struct env *env, uint64_t op, uint64_t first,
 	uint64_t before = vcpu_get_stat(env->vcpu, "pf_taken");
 
 	set_cmd(env, op, first, npages, step, value);
-	run_to_sync(env->vcpu);
+	vcpu_run_to_sync(env->vcpu);
 	return vcpu_get_stat(env->vcpu, "pf_taken") - before;
 }
 
@@ -580,7 +502,7 @@ TEST_F(ordinary, was_mmio)
 	ASSERT_EQ(KVM_EXIT_MMIO, run->exit_reason);
 	ASSERT_EQ(GPA, run->mmio.phys_addr);
 	memset(run->mmio.data, 0, sizeof(run->mmio.data));
-	run_to_sync(env->vcpu);
+	vcpu_run_to_sync(env->vcpu);
 
 	add_memory(env, VM_MEM_SRC_ANONYMOUS, NR_PAGES, 0);
 	vcpu_map_memory(env->vcpu, GPA, BYTES(NR_PAGES));

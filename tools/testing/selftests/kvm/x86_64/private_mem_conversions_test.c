@@ -20,11 +20,7 @@
 #include <pthread.h>
 #include <sched.h>
 
-#include "kselftest_harness.h"
-
-/* Emulated CPUs and debug kernels are slow, a hang is the runner's business. */
-#undef TEST_TIMEOUT_DEFAULT
-#define TEST_TIMEOUT_DEFAULT	900
+#include "gmem_harness.h"
 
 #define MAX_VCPUS	4
 #define SLOT		10

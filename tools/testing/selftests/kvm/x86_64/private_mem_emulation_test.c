@@ -25,11 +25,7 @@
 
 #include "apic.h"
 
-#include "kselftest_harness.h"
-
-/* Emulated CPUs and debug kernels are slow, a hang is the runner's business. */
-#undef TEST_TIMEOUT_DEFAULT
-#define TEST_TIMEOUT_DEFAULT	900
+#include "gmem_harness.h"
 
 #define PATTERN		0xcc
 
@@ -1001,34 +997,20 @@ TEST_F(emulation, forced_atomic_race)
 static char old_fep[16];
 static pid_t main_pid;
 
-static int set_fep(const char *val)
-{
-	int fd = open(FEP_PARAM, O_WRONLY), ret;
-
-	if (fd < 0)
-		return -1;
-	ret = write(fd, val, strlen(val)) == strlen(val) ? 0 : -1;
-	close(fd);
-	return ret;
-}
-
 static void restore_fep(void)
 {
 	if (getpid() == main_pid)
-		set_fep(old_fep);
+		write_line(FEP_PARAM, old_fep);
 }
 
 int main(int argc, char *argv[])
 {
-	int fd;
-
 	TEST_REQUIRE(kvm_has_private_vms());
 
-	fd = open(FEP_PARAM, O_RDONLY);
-	__TEST_REQUIRE(fd >= 0 && read(fd, old_fep, sizeof(old_fep) - 1) > 0,
-		       "%s cannot be read", FEP_PARAM);
-	close(fd);
-	__TEST_REQUIRE(!set_fep("1"), "%s cannot be written, run as root", FEP_PARAM);
+	__TEST_REQUIRE(!access(FEP_PARAM, R_OK), "%s cannot be read", FEP_PARAM);
+	read_line(FEP_PARAM, old_fep, sizeof(old_fep));
+	__TEST_REQUIRE(!__write_line(FEP_PARAM, "1"),
+		       "%s cannot be written, run as root", FEP_PARAM);
 	main_pid = getpid();
 	atexit(restore_fep);
 

@@ -516,30 +516,11 @@ TEST_F(inplace, vm_goes_first)
 #define STAMP		0x57a3ULL
 #define HOST_VALUE	0x4057ULL
 
-static __thread sigjmp_buf thread_env;
-
-static void thread_handler(int sig)
-{
-	siglongjmp(thread_env, 1);
-}
-
 struct torture {
 	struct env *env;
 	volatile bool stop;
 	unsigned long touches, refused, stamps;
 };
-
-/* Returns false if there was a SIGBUS. */
-static bool try_access(volatile uint64_t *word, uint64_t *val, bool write)
-{
-	if (sigsetjmp(thread_env, 1))
-		return false;
-	if (write)
-		*word = *val;
-	else
-		*val = *word;
-	return true;
-}
 
 static void *torture_thread(void *arg)
 {
@@ -560,7 +541,7 @@ static void *torture_thread(void *arg)
 		val = write ? HOST_VALUE << 48 | i : 0;
 		switch (i % 6 / 2) {
 		case 0:
-			ok = try_access(page, &val, write);
+			ok = try_word(page, &val, write);
 			break;
 		case 1:
 			ok = (write ? pwrite(mem_fd, &val, 8, (off_t)page) :
@@ -592,7 +573,6 @@ static void *counter_thread(void *arg)
 
 TEST_F(inplace, torture)
 {
-	struct sigaction action = { .sa_handler = thread_handler };
 	struct torture t = { .env = &self->env };
 	struct env *env = &self->env;
 	struct guest_cmd *cmd = guest_cmd_of(env);
@@ -600,9 +580,10 @@ TEST_F(inplace, torture)
 	pthread_t toucher, counter;
 	uint64_t vals[TORTURE_PAGES], zeroes[TORTURE_PAGES] = {};
 	unsigned long refused, i, round;
+	struct sigaction old;
 	int retries = 0;
 
-	sigaction(SIGBUS, &action, NULL);
+	catch_sigbus(&old);
 
 	/* The second vCPU takes its command, and goes on until it is stopped. */
 	cmd->op = OP_COUNT;
@@ -634,7 +615,7 @@ TEST_F(inplace, torture)
 	pthread_join(toucher, NULL);
 	*stop = 1;
 	pthread_join(counter, NULL);
-	sigaction(SIGBUS, &(struct sigaction){ .sa_handler = SIG_DFL }, NULL);
+	sigaction(SIGBUS, &old, NULL);
 
 	TH_LOG("%lu touches, %lu refused, %d retries", t.touches, t.refused, retries);
 	ASSERT_EQ(0, t.stamps);

@@ -14,11 +14,7 @@
 #include <pthread.h>
 #include <signal.h>
 
-#include "kselftest_harness.h"
-
-/* Emulated CPUs and debug kernels are slow, a hang is the runner's business. */
-#undef TEST_TIMEOUT_DEFAULT
-#define TEST_TIMEOUT_DEFAULT	900
+#include "gmem_harness.h"
 
 #define SLOT		10
 #define GPA		0x40000000ULL
@@ -108,9 +104,7 @@ static void env_setup(struct env *env, enum access access)
 	virt_map(env->vm, GPA, GPA, NR_PAGES);
 	vcpu_args_set(env->vcpu, 2, ACCESS_GPA, (uint64_t)access);
 
-	env->hva = mmap(NULL, SIZE, PROT_READ | PROT_WRITE,
-			MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	TEST_ASSERT(env->hva != MAP_FAILED, "mmap() failed, errno: %d", errno);
+	env->hva = anonymous_pages(SIZE);
 	memset(env->hva, SHARED_BYTE, SIZE);
 
 	vm_mem_set_private(env->vm, GPA, SIZE);
@@ -141,16 +135,7 @@ static void add_plain_slot(struct env *env)
 /* Runs to the next sync, and returns what the guest has to say. */
 static uint64_t run_to_sync(struct env *env)
 {
-	struct kvm_run *run = env->vcpu->run;
-	struct ucall uc;
-	int ret = _vcpu_run(env->vcpu);
-
-	TEST_ASSERT(!ret, "KVM_RUN failed, errno: %d, exit: %u, gpa: %#llx", errno,
-		    run->exit_reason, run->memory_fault.gpa);
-	TEST_ASSERT(get_ucall(env->vcpu, &uc) == UCALL_SYNC,
-		    "Unexpected exit: %u (%s)", run->exit_reason,
-		    exit_reason_str(run->exit_reason));
-	return uc.args[1];
+	return vcpu_run_to_sync(env->vcpu);
 }
 
 /* The guest completes its access to private memory that is all zeroes. */
