@@ -215,10 +215,14 @@ static inline int __gmem_allocate(int fd, off_t offset, off_t len)
 	return fallocate(fd, FALLOC_FL_KEEP_SIZE, offset, len);
 }
 
+/* Again if interrupted, as it may be by work that io_uring has for the task. */
 static inline void gmem_allocate(int fd, off_t offset, off_t len)
 {
-	int ret = __gmem_allocate(fd, offset, len);
+	int ret;
 
+	do {
+		ret = __gmem_allocate(fd, offset, len);
+	} while (ret && errno == EINTR);
 	TEST_ASSERT(!ret, __KVM_SYSCALL_ERROR("fallocate()", ret));
 }
 
