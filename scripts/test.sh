@@ -37,7 +37,7 @@ Options:
   --update          with --base pristine: write scripts/base-selftests.txt
   --kernel FILE     run on this kernel image, build none
   --selftests DIR   take the tests from this output of selftests.sh, build none
-  --each SECONDS    time for one program (default 300, on debug 600)
+  --each SECONDS    time for one program (default 300, on debug 900)
   -h, --help        print this text
 
 With CONFIG_GCOV_KERNEL, as "coverage" has it, what each machine has counted goes next to
