@@ -26,6 +26,14 @@ struct kvm_gmem_run {
 	kvm_pfn_t pfns[KVM_GMEM_RUN_PAGES];
 };
 
+/*
+ * Is the first access to what @fault maps to be noticed?  Processors without accessed
+ * bits can do so only by faulting, which is what mapping ahead is to avoid: what it
+ * maps counts as accessed there.
+ */
+#define kvm_mmu_tracks_access(fault)					\
+	((fault)->prefetch && (!(fault)->run || kvm_ad_enabled()))
+
 bool kvm_mmu_next_of_run(struct kvm_page_fault *fault, struct tdp_iter *iter,
 			 int r);
 bool __kvm_mmu_faultin_private(struct kvm_vcpu *vcpu,
@@ -147,6 +155,7 @@ static inline int kvm_private_access_errno(struct kvm_vcpu *vcpu, int r)
 
 #define kvm_mmu_faultin_private(vcpu, slot, fault, r)	false
 #define kvm_mmu_fault_invalidated(kvm, fault)		false
+#define kvm_mmu_tracks_access(fault)			((fault)->prefetch)
 #define kvm_mmu_next_of_run(fault, iter, r)		false
 #define kvm_private_emulation_denied(vcpu, gpa)		false
 #define kvm_private_read_gpte(vcpu, gpa, gpte, size, r)	false
