@@ -24,8 +24,6 @@ be removed if anything is wrong with them. As they begin with the objects of the
 build, only KVM is compiled for a mutant: that takes a minute or two.
 
 Options:
-  --build DIR      take the objects from this build of OUT/linux, as it is, the first
-                   time (default OUT/build/vm, built before)
   --selftests DIR  take the tests from this output of selftests.sh, build none
   -l, --list       print the names, with the first line of each patch
   -h, --help       print this text
@@ -38,7 +36,6 @@ EOT
 }
 
 mutants=$REPO/scripts/mutants
-build=
 selftests=
 list=
 names=
@@ -46,12 +43,9 @@ while [ $# -gt 0 ]; do
 	case $1 in
 	-h | --help) usage; exit 0 ;;
 	-l | --list) list=1 ;;
-	--build | --selftests)
+	--selftests)
 		[ $# -ge 2 ] || fail_usage "$1 needs a value"
-		case $1 in
-		--build) build=$2 ;;
-		--selftests) selftests=$2 ;;
-		esac
+		selftests=$2
 		shift
 		;;
 	-*) fail_usage "$1: unknown option" ;;
@@ -75,32 +69,55 @@ if [ -n "$list" ]; then
 	exit 0
 fi
 
+# header NAME KEY: what the head of a patch has for a key
+header()
+{
+	sed -n -e '/^---/q' -e "s/^$2: *//p" "$mutants/$1.patch"
+}
+
+config_of()
+{
+	header "$1" Config | grep . || echo vm
+}
+
+test_of()
+{
+	header "$1" Test | grep . || echo guest_memfd_fuzz_test
+}
+
 tree=$OUT/linux
-if [ -z "$build" ]; then
-	"$REPO/scripts/kernel.sh"
-	build=$OUT/build/vm
-fi
+scratch=$OUT/mutants
+configs=$(for name in $names; do config_of "$name"; done | sort -u)
+for config in $configs; do
+	"$REPO/scripts/kernel.sh" --config "$config"
+done
 if [ -z "$selftests" ]; then
 	"$REPO/scripts/selftests.sh"
 	selftests=$OUT/selftests/series
 fi
-[ -f "$build/vmlinux" ] || die "$build: no kernel has been built there"
-build=$(cd "$build" && pwd)
-scratch=$OUT/mutants
 
 # Copies with the times of the files, so that make finds all up to date; the commands
 # that it compares name the tree and the build.
-copy_all()
+copy_tree()
 {
-	say "copying $tree and $build"
-	rm -rf "$scratch/linux" "$scratch/build-mutants"
+	say "copying $tree"
+	rm -rf "$scratch/linux"
 	mkdir -p "$scratch/linux"
 	(cd "$tree" && tar -cf - --exclude=./.git .) | (cd "$scratch/linux" && tar -xpf -)
-	cp -a "$build" "$scratch/build-mutants"
-	find "$scratch/build-mutants" -type f \( -name '*.cmd' -o -name '*.d' \) -exec sed -i \
+}
+
+copy_build()
+{
+	build=$OUT/build/$1
+	copy=$scratch/build/$1
+	say "copying $build"
+	rm -rf "$copy"
+	mkdir -p "$scratch/build"
+	cp -a "$build" "$copy"
+	find "$copy" -type f \( -name '*.cmd' -o -name '*.d' \) -exec sed -i \
 		-e "s|$tree\([/\" ]\)|$scratch/linux\1|g" -e "s|$tree\$|$scratch/linux|" \
-		-e "s|$build\([/\" ]\)|$scratch/build-mutants\1|g" {} +
-	rm -f "$scratch/build-mutants/source"
+		-e "s|$build\([/\" ]\)|$copy\1|g" {} +
+	rm -f "$copy/source"
 }
 
 # What has changed since, in this tree or by an interrupted run; written now, so that
@@ -124,9 +141,12 @@ touch "$scratch/stamp.new"
 if [ -f "$scratch/stamp" ]; then
 	copy_changed
 else
-	copy_all
+	copy_tree
 fi
 mv "$scratch/stamp.new" "$scratch/stamp"
+for config in $configs; do
+	[ -d "$scratch/build/$config" ] || copy_build "$config"
+done
 
 # apply NAME [-R]: without a word, but for what is wrong. The files are written now,
 # which make notices.
@@ -136,30 +156,40 @@ apply()
 		<"$mutants/$1.patch"
 }
 
-test_of()
-{
-	sed -n '2s/^Test: *//p;2q' "$mutants/$1.patch" | grep . || echo guest_memfd_fuzz_test
-}
-
 # What the first case that failed has said, on the last line before its verdict.
 said()
 {
-	cat "$scratch"/log/test-series-vm-*.out 2>/dev/null | tr -d '\r' | awk '
+	cat "$scratch"/log/test-series-*.out 2>/dev/null | tr -d '\r' | awk '
 		/^==== Test Assertion Failure/ { on = 1 }
 		/^# / && on { print text; exit }
 		on && !/addr2line/ { text = $0; sub(/^ */, "", text) }'
 }
 
+# The first complaint of the kernel.
+complaint()
+{
+	sed -n 's/^  [^ ]* \[ *[0-9.]*\] *//p' "$scratch/log/$1.out" | sed q
+}
+
 # What the tests have said of it.
 verdict()
 {
-	shrunk=$(cat "$scratch"/log/test-series-vm-*.out 2>/dev/null | tr -d '\r' |
+	says=$(header "$1" Says)
+	shrunk=$(cat "$scratch"/log/test-series-*.out 2>/dev/null | tr -d '\r' |
 		sed -n 's/^# SHRUNK, seed \(.*\), to \([0-9]* steps\)/seed \1, shrunk to \2/p' |
 		sed q)
-	if [ -n "$shrunk" ]; then
+	if [ -n "$says" ]; then
+		case $(complaint "$1") in
+		*"$says"*) echo "caught $1: $(complaint "$1")" ;;
+		*)
+			echo "MISSED $1"
+			return 1
+			;;
+		esac
+	elif [ -n "$shrunk" ]; then
 		echo "caught $1: $shrunk"
 	elif grep -q 'the kernel complained\|took the machine down' "$scratch/log/$1.out"; then
-		echo "caught $1: the kernel complained"
+		echo "caught $1: $(complaint "$1" | grep . || echo the machine goes down)"
 	elif grep -q '^not ok.*killed after' "$scratch/log/$1.out"; then
 		echo "caught $1: the test hangs"
 	elif [ "$test" != guest_memfd_fuzz_test ] && grep -q "^not ok .*$test" "$scratch/log/$1.out"; then
@@ -177,13 +207,14 @@ for name in $names; do
 		status=1
 		continue
 	fi
-	if "$REPO/scripts/kernel.sh" --tree "$scratch/linux" --build "$scratch/build-mutants" \
-		--target bzImage; then
-		rm -f "$scratch"/log/test-series-vm-*
+	config=$(config_of "$name")
+	build=$scratch/build/$config
+	if "$REPO/scripts/kernel.sh" --config "$config" --tree "$scratch/linux" --build "$build"; then
+		rm -f "$scratch"/log/test-series-*
 		test=$(test_of "$name")
 		ended=0
 		OUT=$scratch "$REPO/scripts/test.sh" --selftests "$selftests" "$test" \
-			--kernel "$scratch/build-mutants/arch/x86/boot/bzImage" \
+			--config "$config" --kernel "$build/arch/x86/boot/bzImage" \
 			>"$scratch/log/$name.out" 2>&1 || ended=$?
 		if [ "$ended" -gt 1 ]; then
 			echo "FAILED $name: $test does not run, see $scratch/log/$name.out"
