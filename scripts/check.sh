@@ -130,6 +130,11 @@ stage 'kernel vm' "$scripts/kernel.sh" --config vm
 stage 'boot harness tests' "$scripts/tests/boot_test.sh"
 stage 'tests on vm' "$scripts/test.sh" --config vm
 stage 'tests on ept' "$scripts/test.sh" --platform ept
+# On other hosts: without the TDP MMU, and where accesses can be told by faults only.
+stage 'tests without the tdp mmu' "$scripts/test.sh" --append kvm.tdp_mmu=0 \
+	guest_memfd_absent_test set_memory_region_test smm_test
+stage 'tests without accessed bits' "$scripts/test.sh" --platform ept \
+	--append kvm_intel.eptad=0 guest_memfd_large_test pre_fault_memory_test
 stage costs "$scripts/bench.sh" --guard
 stage demo "$scripts/demo.sh"
 stage 'kernel debug' "$scripts/kernel.sh" --config debug
