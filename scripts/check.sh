@@ -126,6 +126,7 @@ stage checkpatch checkpatch
 stage 'compiles with the features off' "$scripts/kernel.sh" --config off --target arch/x86/kvm/
 stage 'compiles with SEV' "$scripts/kernel.sh" --config sev --target arch/x86/kvm/
 stage 'compiles for arm64' arm64
+stage 'compiles for i386' "$scripts/builds.sh" i386
 stage 'kernel vm' "$scripts/kernel.sh" --config vm
 stage 'boot harness tests' "$scripts/tests/boot_test.sh"
 stage 'tests on vm' "$scripts/test.sh" --config vm
