@@ -119,7 +119,8 @@ run_build()
 		need ld.lld
 		export LLVM=1
 		configure vm clang
-		compile clang KCFLAGS=-Werror bzImage
+		# The frame of the base's do_sys_poll() is larger with it than the limit.
+		compile clang KCFLAGS='-Werror -Wno-error=frame-larger-than' bzImage
 		;;
 	coccinelle)
 		need spatch
