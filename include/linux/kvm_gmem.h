@@ -492,6 +492,7 @@ static inline void kvm_prepare_memory_fault_exit(struct kvm_vcpu *vcpu,
 		is_private ? KVM_MEMORY_EXIT_FLAG_PRIVATE : 0;
 	vcpu->run->memory_fault.gpa = gpa;
 	vcpu->run->memory_fault.size = size;
+	vcpu->stat.generic.memory_fault_exits++;
 }
 
 #else /* !CONFIG_KVM_GUEST_MEMFD */

@@ -18,6 +18,8 @@
 #include <linux/falloc.h>
 #include <linux/pagemap.h>
 
+#include <trace/events/kvm_gmem.h>
+
 #include "guest_memfd.h"
 
 static int punch_hole(struct inode *inode, struct kvm_gmem *gmem,
@@ -30,6 +32,9 @@ static int punch_hole(struct inode *inode, struct kvm_gmem *gmem,
 	r = kvm_gmem_remove_pages(gmem, mapping, offset >> PAGE_SHIFT,
 				  (offset + len) >> PAGE_SHIFT);
 	filemap_invalidate_unlock(mapping);
+
+	trace_kvm_gmem_punch(inode->i_ino, offset >> PAGE_SHIFT,
+			     (offset + len) >> PAGE_SHIFT, r);
 
 	return r;
 }
@@ -89,6 +94,7 @@ static struct file_operations kvm_gmem_fops = {
 	.get_unmapped_area = thp_get_unmapped_area,
 	.release	= kvm_gmem_release,
 	.fallocate	= kvm_gmem_fallocate,
+	.show_fdinfo	= kvm_gmem_show_fdinfo,
 };
 
 static int kvm_gmem_getattr(struct user_namespace *mnt_userns,
@@ -214,6 +220,7 @@ int kvm_gmem_create(struct kvm *kvm, struct kvm_create_guest_memfd *args)
 		return PTR_ERR(file);
 	}
 
+	trace_kvm_gmem_create(file_inode(file)->i_ino, size, args->flags);
 	fd_install(fd, file);
 	return fd;
 }

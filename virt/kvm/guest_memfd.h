@@ -27,6 +27,7 @@
 #include <linux/xarray.h>
 
 struct module;
+struct seq_file;
 
 #ifdef CONFIG_KVM_GUEST_MEMFD
 
@@ -235,6 +236,10 @@ void kvm_gfn_invalidate_range(struct kvm *kvm, struct kvm_memory_slot *slot,
 void kvm_gfn_invalidate_add(struct kvm *kvm, gfn_t start, gfn_t end);
 void kvm_gfn_invalidate_end(struct kvm *kvm);
 
+/* guest_memfd_show.c: what can be seen of it */
+void kvm_gmem_show_fdinfo(struct seq_file *m, struct file *file);
+void kvm_gmem_create_debugfs(struct kvm *kvm);
+
 /* map_memory.c: pre-population, the ioctls of a vCPU */
 int kvm_vcpu_map_memory(struct kvm_vcpu *vcpu, void __user *argp);
 int kvm_vcpu_pre_fault_memory(struct kvm_vcpu *vcpu, void __user *argp);
@@ -266,6 +271,10 @@ static inline int kvm_gmem_may_run(struct kvm_vcpu *vcpu)
 }
 
 static inline void kvm_gmem_backend_destroy(struct kvm *kvm)
+{
+}
+
+static inline void kvm_gmem_create_debugfs(struct kvm *kvm)
 {
 }
 
@@ -301,9 +310,9 @@ static inline bool kvm_handle_shared_gfns(struct kvm *kvm,
 
 /* guest_memfd_inject.c: memory errors for tests */
 #ifdef CONFIG_KVM_GMEM_INJECT_ERRORS
-void kvm_gmem_create_debugfs(struct kvm *kvm);
+void kvm_gmem_create_inject_debugfs(struct kvm *kvm);
 #else
-static inline void kvm_gmem_create_debugfs(struct kvm *kvm)
+static inline void kvm_gmem_create_inject_debugfs(struct kvm *kvm)
 {
 }
 #endif

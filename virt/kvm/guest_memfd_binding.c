@@ -21,6 +21,8 @@
 #include <linux/fs.h>
 #include <linux/pagemap.h>
 
+#include <trace/events/kvm_gmem.h>
+
 #include "guest_memfd.h"
 #include "kvm_mm.h"
 
@@ -212,6 +214,9 @@ int kvm_gmem_bind(struct kvm *kvm, struct kvm_memory_slot *slot,
 			forget_binding(gmem, slot);
 	}
 	filemap_invalidate_unlock(inode->i_mapping);
+	if (!r)
+		trace_kvm_gmem_bind(inode->i_ino, slot->id, slot->base_gfn,
+				    slot->npages, slot->gmem.pgoff);
 out:
 	/*
 	 * Not the end of the file even if user space has closed it by now: the
@@ -258,6 +263,8 @@ void kvm_gmem_unbind(struct kvm_memory_slot *slot)
 	/* The next slot may have them at other gfns. */
 	kvm_gmem_invalidate_pages(gmem->kvm, mapping, slot->gmem.pgoff,
 				  slot->gmem.pgoff + slot->npages);
+	trace_kvm_gmem_unbind(mapping->host->i_ino, slot->id, slot->base_gfn,
+			      slot->npages, slot->gmem.pgoff);
 }
 
 /*
@@ -271,8 +278,14 @@ void kvm_gmem_unbind_all(struct kvm_gmem *gmem)
 
 	mutex_lock(&gmem->kvm->slots_lock);
 	/* First clear, then unmap, else a fault in between maps it again. */
-	xa_for_each(&gmem->bindings, index, slot)
+	xa_for_each(&gmem->bindings, index, slot) {
+		/* One memslot may be several entries. */
+		if (slot->gmem.file)
+			trace_kvm_gmem_unbind(gmem->mapping->host->i_ino, slot->id,
+					      slot->base_gfn, slot->npages,
+					      slot->gmem.pgoff);
 		WRITE_ONCE(slot->gmem.file, NULL);
+	}
 	kvm_gmem_invalidate_begin(gmem, 0, ULONG_MAX, 0, ULONG_MAX);
 	kvm_gmem_invalidate_end(gmem);
 

@@ -26,6 +26,8 @@
 #include <linux/pagevec.h>
 #include <linux/sched/signal.h>
 
+#include <trace/events/kvm_gmem.h>
+
 #include "guest_memfd.h"
 
 /* Jiffies to wait for references that are not meant to last. */
@@ -465,6 +467,7 @@ static int handle_memory_failure(struct address_space *mapping,
 	struct kvm_gmem *gmem = mapping->private_data;
 	pgoff_t index = page_to_index(page);
 
+	trace_kvm_gmem_poison(mapping->host->i_ino, index, page_to_pfn(page));
 	kvm_gmem_invalidate_begin(gmem, index, index + 1, index, index + 1);
 	kvm_gmem_invalidate_end(gmem);
 

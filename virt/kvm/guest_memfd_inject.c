@@ -203,7 +203,7 @@ static const struct file_operations poison_fops = {
 	.llseek		= no_llseek,
 };
 
-void kvm_gmem_create_debugfs(struct kvm *kvm)
+void kvm_gmem_create_inject_debugfs(struct kvm *kvm)
 {
 	debugfs_create_file("gmem_poison", 0200, kvm->debugfs_dentry, kvm,
 			    &poison_fops);

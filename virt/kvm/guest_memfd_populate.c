@@ -16,6 +16,8 @@
 #include <linux/pagemap.h>
 #include <linux/sched/signal.h>
 
+#include <trace/events/kvm_gmem.h>
+
 #include "guest_memfd.h"
 
 /* Source pages to pin at a time. */
@@ -159,6 +161,9 @@ long kvm_gmem_populate(struct kvm *kvm, gfn_t gfn, const void __user *src,
 		cond_resched();
 	}
 
-	return done ? done : r;
+	r = done ? done : r;
+	trace_kvm_gmem_populate(gfn, npages, r);
+
+	return r;
 }
 EXPORT_SYMBOL_GPL(kvm_gmem_populate);

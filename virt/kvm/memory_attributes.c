@@ -23,6 +23,8 @@
 
 #include <linux/maple_tree.h>
 
+#include <trace/events/kvm_gmem.h>
+
 #include "guest_memfd.h"
 #include "kvm_mm.h"
 
@@ -283,6 +285,12 @@ static int store_attributes(struct kvm *kvm, gfn_t start, gfn_t end,
 	KVM_MMU_UNLOCK(kvm);
 
 	kvm_gmem_release_mappings(&held);
+
+	trace_kvm_gmem_convert(start, end, attributes, r);
+	if (!r && private)
+		kvm->stat.generic.gmem_to_private++;
+	else if (!r)
+		kvm->stat.generic.gmem_to_shared++;
 
 	return r;
 }

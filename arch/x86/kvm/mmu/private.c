@@ -13,6 +13,8 @@
 #include "private.h"
 #include "tdp_iter.h"
 
+#include <trace/events/kvm_gmem.h>
+
 /*
  * The largest level at which the attributes of the block around @gfn agree.  Those
  * of [first, last] are known to.
@@ -67,6 +69,7 @@ static int faultin_gmem_pfn(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault,
 
 	r = kvm_gmem_get_pfn(vcpu->kvm, fault->slot, fault->gfn, &fault->pfn,
 			     &order);
+	trace_kvm_gmem_fault(vcpu->vcpu_id, fault->gfn, fault->pfn, order, private, r);
 	if (r == -EAGAIN)
 		return RET_PF_RETRY;
 	if (r)
