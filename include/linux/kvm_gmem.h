@@ -70,6 +70,8 @@ long kvm_arch_vcpu_map_memory(struct kvm_vcpu *vcpu, gpa_t gpa, u64 size);
  *
  * The answer does not change during the life of a memslot.  It stays true when
  * the file is closed while the slot lives; kvm_gmem_get_pfn() fails then.
+ *
+ * Return: true if @slot has a guest_memfd.
  */
 static inline bool kvm_slot_can_be_private(const struct kvm_memory_slot *slot)
 {
@@ -84,6 +86,8 @@ static inline bool kvm_slot_can_be_private(const struct kvm_memory_slot *slot)
  * private ones, so the guest never gets a page from userspace_addr, which is at
  * most where the VMM has mapped the file.  Does not change during the life of a
  * memslot.
+ *
+ * Return: true if it is.
  */
 static inline bool kvm_slot_is_gmem_only(const struct kvm_memory_slot *slot)
 {
@@ -143,6 +147,8 @@ u64 kvm_find_memory_attributes(struct kvm *kvm, gfn_t gfn, gfn_t *first,
  * One walk of the tree, whatever the length of the range.  Does not sleep.  The
  * answer is a snapshot, consistent only under slots_lock or when the caller
  * rechecks with kvm_gfn_invalidate_retry().
+ *
+ * Return: true if all of them have exactly @attributes.
  */
 bool kvm_range_has_memory_attributes(struct kvm *kvm, gfn_t start, gfn_t end,
 				     u64 attributes);
@@ -151,6 +157,8 @@ bool kvm_range_has_memory_attributes(struct kvm *kvm, gfn_t start, gfn_t end,
  * kvm_mem_is_private - is a gfn private
  * @kvm: the VM
  * @gfn: any gfn, in a memslot or not
+ *
+ * Return: true if it is; never on a VM type without private memory.
  */
 static inline bool kvm_mem_is_private(struct kvm *kvm, gfn_t gfn)
 {
@@ -268,8 +276,7 @@ typedef int (*kvm_gmem_fill_t)(struct kvm *kvm, gfn_t gfn, kvm_pfn_t pfn,
  *
  * Return: pages populated if there are any, else
  * * -EINVAL: @src is not aligned, or the gfn is not such
- * * -EEXIST: the page has contents already; what fallocate() has put into the file
- *   has none yet
+ * * -EEXIST: the page has contents already; what fallocate() has got has none
  * * -EAGAIN: it is part of a large folio that somebody holds
  * * -EFAULT: @src cannot be read, or the file is closed
  * * -EINTR: a signal is pending
@@ -302,6 +309,8 @@ static inline bool kvm_gfn_invalidate_pending(struct kvm *kvm, gfn_t start,
  * @kvm: the VM, mmu_lock is held
  * @seq: kvm->mmu_invalidate_seq from before the first read
  * @gfn: the gfn
+ *
+ * Return: true if the caller has to drop what it has and start again.
  */
 static inline bool kvm_gfn_invalidate_retry(struct kvm *kvm, unsigned long seq,
 					    gfn_t gfn)
@@ -350,6 +359,8 @@ bool kvm_gmem_access_guest(struct kvm *kvm, struct kvm_memory_slot *slot,
  *
  * A failure is remembered in vcpu->private_access so that the architecture can
  * turn it into a KVM_EXIT_MEMORY_FAULT.
+ *
+ * Return: false if @gfn is shared, nothing is done then.
  */
 bool kvm_gmem_vcpu_access_guest(struct kvm_vcpu *vcpu,
 				struct kvm_memory_slot *slot, gfn_t gfn,
