@@ -23,7 +23,7 @@ ifdef V
 export V
 endif
 
-.PHONY: help setup fetch tree kernel demo shell test check coverage bench series export bisect clean distclean
+.PHONY: help setup fetch tree kernel demo shell test docs check coverage bench series export bisect clean distclean
 
 help:		## print this list
 	@sed -n 's/^\([a-z]*\):[^#]*## */  \1\t/p' $(lastword $(MAKEFILE_LIST)) | expand -t 14
@@ -55,6 +55,9 @@ test: $(if $(filter pristine,$(BASE)),fetch,tree)	## run the tests, or T= of the
 		$(if $(CONFIG),--config $(CONFIG)) $(if $(APPEND),--append "$(APPEND)") \
 		$(if $(filter pristine,$(BASE)),--base pristine)
 
+docs: tree	## build the documents as HTML and check them (out/docs)
+	$(scripts)/docs.sh
+
 check:		## everything that CI runs; ends with N passed, N failed, N skipped
 	$(scripts)/check.sh
 
@@ -78,7 +81,7 @@ bisect: tree	## build every patch of the series
 out := $(or $(OUT),$(dir $(scripts))out)
 
 clean:		## remove what was built, keep the source trees
-	rm -rf $(addprefix "$(out)"/,build selftests demo bench series bisect log coverage)
+	rm -rf $(addprefix "$(out)"/,build selftests demo docs bench series bisect log coverage)
 
 distclean: clean	## remove the source trees too, with all that is not exported
 	rm -rf "$(out)/linux" "$(out)/base" "$(out)/peer"

@@ -123,6 +123,7 @@ stage fetch "$scripts/fetch.sh"
 stage compose "$scripts/compose.sh"
 stage 'series applies with git am' "$scripts/series.sh" --verify
 stage checkpatch checkpatch
+stage documents "$scripts/docs.sh"
 stage 'compiles with the features off' "$scripts/kernel.sh" --config off --target arch/x86/kvm/
 stage 'compiles with SEV' "$scripts/kernel.sh" --config sev --target arch/x86/kvm/
 stage 'compiles for arm64' arm64

@@ -18,13 +18,14 @@ set -eu
 
 # One line per purpose: kernel source and what keeps it; kernel build; faster
 # rebuilds; emulator and its guest; emulator of Intel processors, its firmware and what
-# it boots from; checks.
+# it boots from; documents; checks.
 packages="
 	linux-source-6.1 git xz-utils
 	build-essential gcc-aarch64-linux-gnu flex bison bc libelf-dev libssl-dev kmod
 	ccache
 	qemu-system-x86 busybox-static cpio
 	bochs bochs-term bochsbios vgabios isolinux syslinux-common xorriso
+	python3-sphinx python3-sphinx-rtd-theme
 	sparse shellcheck
 "
 
