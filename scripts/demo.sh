@@ -127,6 +127,10 @@ build_all()
 write_runner()
 {
 	cat >"$demo/guest.sh" <<'EOF'
+case " $* " in
+*" --memory ordinary "*) ordinary=1 ;;
+*) ordinary= ;;
+esac
 trace=/sys/kernel/debug/tracing/instances/twice
 mkdir $trace
 echo 'vector < 0' >$trace/events/kvm/kvm_eoi/filter
@@ -134,8 +138,18 @@ echo 'intr_info & 0xe0 && intr_info & 0x100 && intr_info & 0x200' \
 	>$trace/events/kvm/kvm_exit/filter
 echo 1 >$trace/events/kvm/kvm_eoi/enable
 echo 1 >$trace/events/kvm/kvm_exit/enable
+# What an operator sees of it meanwhile, when there is something to be seen.
+while sleep 1; do
+	./gmemtop -n 1 >top.new
+	mv top.new top
+	awk '$1 ~ /^[0-9]+$/ { files++ } $1 ~ /^[0-9]+-[0-9]+$/ { vms++ }
+		END { exit !vms || (files < vms && !ordinary) }' ordinary="$ordinary" top && break
+done &
+top=$!
 timeout 60 ./gmem_vmm "$@"
 status=$?
+kill $top 2>/dev/null
+sed 's/^/gmemtop: /' top
 grep -e kvm_exit: -e kvm_eoi: $trace/trace
 echo "interrupts delivered twice: $(grep -c -e kvm_exit: -e kvm_eoi: $trace/trace)"
 exit $status
@@ -229,6 +243,11 @@ check_output()
 	expect "$3" '^  checks +[1-9][0-9]* passed, 0 failed$' "checks failed"
 	expect "$3" "^  vCPUs that use +kvm-clock $2, steal time $2, async page faults $2, PV EOI $2$" \
 		"the guest does not use what KVM offers"
+	expect "$3" '^gmemtop: +[0-9]+-[0-9]+ ' "gmemtop did not show the VM"
+	if [ "$1" != ordinary ]; then
+		expect "$3" '^gmemtop: +[0-9]+ +[0-9]+ +[0-9]+ +[0-9]+[KM] +[1-9]' \
+			"gmemtop did not show the file"
+	fi
 	case $1 in
 	private | inplace)
 		expect "$3" '^  RAM shared +0 bytes' "some memory is not private"
@@ -265,7 +284,7 @@ boot()
 	: >"$out"
 	# shellcheck disable=SC2086 # a list of options
 	"$scripts/boot.sh" --quiet --build "$build" --log "$OUT/log/$3.log" \
-		--smp 2 --each 300 --files "$demo/gmem_vmm" "$demo/bzImage" "$demo/initrd.cpio" \
+		--smp 2 --each 300 --files "$demo/gmem_vmm" "$REPO/tools/kvm/gmem_vmm/gmemtop" "$demo/bzImage" "$demo/initrd.cpio" \
 		--run "$demo/guest.sh" -- --kernel bzImage --initrd initrd.cpio \
 		--memory "$1" --cpus "$2" --mem "$mem" --verbose \
 		--append "$4" $5 &

@@ -3,7 +3,8 @@
 #
 # Test how tools/kvm/gmem_vmm takes its command line: every mistake is one line on
 # stderr that names the culprit, and exit status 2. Test the image that it would have
-# measured, and the digest of it. Builds gmem_vmm; needs no KVM and starts no guest.
+# measured, and the digest of it; and how gmemtop takes its own. Builds gmem_vmm; needs no
+# KVM and starts no guest.
 # Prints TAP.
 #
 # Exit status: 0 all passed; 1 a test failed; 2 wrong usage.
@@ -286,6 +287,30 @@ wrong=
 grep -q "^gmem_vmm: --kernel $missing: No such file" "$tmp/stderr" ||
 	wrong="${wrong:+$wrong; }no message"
 verdict "gmem_measure.sh prints no digest of an image that cannot be built"
+
+# gmemtop NAME STATUS REGEX ARGUMENT...: that status, and a line on stdout, or on
+# stderr if it is not 0, that matches.
+gmemtop()
+{
+	name=$1
+	want=$2
+	line=$3
+	shift 3
+	got=0
+	"$REPO/tools/kvm/gmem_vmm/gmemtop" "$@" >"$tmp/stdout" 2>"$tmp/stderr" || got=$?
+	wrong=
+	[ "$got" -eq "$want" ] || wrong="exit status $got, expected $want"
+	where=$tmp/stdout
+	[ "$want" -eq 0 ] || where=$tmp/stderr
+	grep -q -E -e "$line" "$where" || wrong="${wrong:+$wrong; }no '$line'"
+	verdict "$name"
+}
+gmemtop "gmemtop --help" 0 '^Usage: gmemtop ' --help
+gmemtop "gmemtop shows its columns where there is nothing" 0 '^ +PID +FD +INODE +SIZE' -n 1
+gmemtop "gmemtop refuses a count that is none" 2 "^gmemtop: 'x' is not a number" -n x
+gmemtop "gmemtop refuses a delay that is none" 2 "^gmemtop: '' is not a number" -d ''
+gmemtop "gmemtop refuses other arguments" 2 '^gmemtop: all: no such argument' -n 1 all
+gmemtop "gmemtop refuses other options" 2 '^Usage: gmemtop ' -x
 
 echo "1..$count"
 [ "$failed" -eq 0 ]
