@@ -13,12 +13,20 @@ Usage: mutants.sh [OPTION]... [NAME]...
 Each scripts/mutants/NAME.patch is a bug, as a patch of the composed tree, that
 somebody could have written. For each of them, or for those that are named: apply it
 to a copy of the tree, build the kernel, and run a test, which must fail on it or make
-the kernel complain: the one that the second line of the patch names, as "Test: NAME",
-or else guest_memfd_fuzz_test. A line for each:
+the kernel complain. A line for each:
+
   caught NAME: seed 1, protected VM, shrunk to 4 steps: page 7: errno 0, ...
   caught NAME: Page 7 is in the guest, and not in the file
-  caught NAME: the kernel complained
+  caught NAME: WARNING: possible circular locking dependency detected
   MISSED NAME
+
+The first line of a patch says what is wrong. After it may stand, each on a line,
+
+  Test: NAME     the test that is to find it (default guest_memfd_fuzz_test)
+  Config: NAME   the configuration of the kernel, vm or debug (default vm)
+  Append: TEXT   more kernel command line, as for a test that wants more steps
+  Says: TEXT     what the kernel has to complain of; anything else is a miss
+
 The copies of the tree and of a build of it are made once, in OUT/mutants, which is to
 be removed if anything is wrong with them. As they begin with the objects of the other
 build, only KVM is compiled for a mutant: that takes a minute or two.
@@ -215,6 +223,7 @@ for name in $names; do
 		ended=0
 		OUT=$scratch "$REPO/scripts/test.sh" --selftests "$selftests" "$test" \
 			--config "$config" --kernel "$build/arch/x86/boot/bzImage" \
+			--append "$(header "$name" Append)" \
 			>"$scratch/log/$name.out" 2>&1 || ended=$?
 		if [ "$ended" -gt 1 ]; then
 			echo "FAILED $name: $test does not run, see $scratch/log/$name.out"
