@@ -68,10 +68,6 @@ wrong usage; 124 out of time; 125 the machine stopped without a verdict.
 EOF
 }
 
-# What the kernel prints when something is wrong. Matched against lines that
-# start with a kernel time stamp, so a test may print these words.
-splats='WARNING: |BUG: |KASAN: |UBSAN: |\[#[0-9]+\] |Kernel panic|unchecked MSR access|possible circular locking|possible recursive locking|inconsistent (lock|\{)|irq lock inversion|suspicious RCU usage|held lock freed|lock held (when|at task)|bad unlock balance|soft lockup|hard LOCKUP|blocked for more than|rcu: INFO|stall on CPU|unreferenced object|Bad page|bad: scheduling|Object corrupted|Redzone|Poison overwritten|refcount_t: |ODEBUG: |pagealloc: (memory corruption|single bit error)|kmemleak: .*disabled|trying to register non-static key'
-
 mode=
 kernel=
 build=
@@ -242,6 +238,7 @@ if [ -n "$gcov" ]; then
 fi
 cp -- "$busybox" "$root/bin/busybox"
 cp -- "$REPO/scripts/init" "$root/init"
+cp -- "$REPO/scripts/lost.sh" "$root/job/lost.sh"
 (cd "$root" && find . | cpio -o -H newc --quiet) >"$work/initrd"
 
 # printk.devkmsg: or most of the guest's marks in the kernel log are dropped.

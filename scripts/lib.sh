@@ -26,6 +26,11 @@ export REPO OUT BASE_DIR J
 # shellcheck disable=SC2034 # for the scripts that source this
 KERNEL_DIRS='virt include arch Documentation tools'
 
+# What the kernel prints when something is wrong. Matched against lines that
+# start with a kernel time stamp, so a test may print these words.
+# shellcheck disable=SC2034 # for the scripts that source this
+splats='WARNING: |BUG: |KASAN: |UBSAN: |\[#[0-9]+\] |Kernel panic|unchecked MSR access|possible circular locking|possible recursive locking|inconsistent (lock|\{)|irq lock inversion|suspicious RCU usage|held lock freed|lock held (when|at task)|bad unlock balance|soft lockup|hard LOCKUP|blocked for more than|rcu: INFO|stall on CPU|unreferenced object|Bad page|bad: scheduling|Object corrupted|Redzone|Poison overwritten|refcount_t: |ODEBUG: |pagealloc: (memory corruption|single bit error)|kmemleak: .*disabled|trying to register non-static key'
+
 # Print the value of a key of patches/base.
 series_base() { sed -n "s/^$1[[:space:]]\{1,\}//p" "$REPO/patches/base"; }
 

@@ -13,7 +13,7 @@ Usage: test.sh [OPTION]... [[--test] NAME|base|project]...
 Builds the kernel of a configuration and the KVM selftests, boots it in an emulator
 and runs the tests. Prints a line per test, and at the end a line with the totals.
 Tests that report their cases are counted by case. A test whose guest QEMU has
-lost, see scripts/init, runs again, twice at most; a line "again NAME" says so.
+lost, see scripts/lost.sh, runs again, twice at most; a line "again NAME" says so.
 With J not 1 two machines share the tests.
 
 Tests:
