@@ -10,6 +10,7 @@ usage()
 	cat <<EOF
 Usage: boot.sh [OPTION]... --run FILE... [-- ARGUMENT...]
        boot.sh [OPTION]... --shell
+       boot.sh [OPTION]... --disk IMAGE --initrd FILE
 
 Boots a kernel in an emulator, whose processor can virtualise even if the one it runs
 on cannot, with a file system in memory, runs programs in it, and reports how they
@@ -20,6 +21,11 @@ What to run:
                      the guest and run each in turn; after --, arguments for the
                      program (one program only)
   --shell            a shell on this terminal, with the selftests in /tests
+  --disk IMAGE       the system on this disk, whose file system is the whole of it and
+                     is not changed. What it runs has to report as scripts/init
+                     does: "=== run NAME" and "=== end NAME" in the kernel log and on
+                     ttyS2, a line "STATUS NAME SECONDS" on ttyS1, last "verdict clean"
+  --initrd FILE      its initial file system
   --files FILE...    copy more files into /tests, run nothing with them
   --modules DIR      copy the kernel modules found in DIR (a build directory), for
                      insmod into /modules, and for modprobe
@@ -37,7 +43,8 @@ The machine:
   --icount           time is the number of instructions executed, a nanosecond each,
                      so that every run is the same; one processor
   --plugin FILE      plugin for QEMU, with arguments after commas
---icount, --plugin and --shell are for npt only.
+--icount, --plugin, --shell and --disk are for npt only. A machine with --disk has half
+of its memory on each of two nodes; others split it with a debugging option.
 
 Limits and output:
   --each SECONDS     time for one program; it is killed then (default 60)
@@ -48,7 +55,7 @@ Limits and output:
                      with .out and .result in place of .log: what the programs
                      print, and a line "STATUS NAME SECONDS" per program that
                      ended (STATUS is "lost" if it was killed because QEMU had
-                     lost the registers of its guest, see scripts/init), with a
+                     lost the registers of its guest, see scripts/lost.sh), with a
                      fourth word "splat" if the kernel complained
                      while it ran, and one named "kernel" if it complained at
                      another time
@@ -69,6 +76,8 @@ EOF
 }
 
 mode=
+disk=
+initrd=
 kernel=
 build=
 modules=
@@ -115,6 +124,16 @@ need()
 	[ "$2" -ge 2 ] || fail_usage "$1 needs a value"
 }
 
+# Set megs to the value of --mem.
+megabytes()
+{
+	case $mem in
+	*[!0-9MG]* | *[MG]?* | [!1-9]*) fail_usage "--mem $mem: not a number with M or G" ;;
+	*G) megs=$((${mem%G} * 1024)) ;;
+	*) megs=${mem%M} ;;
+	esac
+}
+
 arguments=
 while [ $# -gt 0 ]; do
 	case $1 in
@@ -142,9 +161,11 @@ while [ $# -gt 0 ]; do
 		done
 		break
 		;;
-	--platform | --kernel | --build | --modules | --smp | --mem | --cpu | --append | --plugin | --each | --timeout | --log | --gcov)
+	--disk | --initrd | --platform | --kernel | --build | --modules | --smp | --mem | --cpu | --append | --plugin | --each | --timeout | --log | --gcov)
 		need "$1" $#
 		case $1 in
+		--disk) disk=$2 ;;
+		--initrd) initrd=$2 ;;
 		--platform) platform=$2 ;;
 		--kernel) kernel=$2 ;;
 		--build) build=$2 ;;
@@ -166,6 +187,10 @@ while [ $# -gt 0 ]; do
 	shift
 done
 
+if [ -n "$disk" ]; then
+	[ -z "$mode" ] || fail_usage "--disk goes without --run and --shell"
+	mode=disk
+fi
 [ -n "$mode" ] || fail_usage "nothing to run"
 case $platform in
 npt)
@@ -176,12 +201,8 @@ ept)
 	: "${smp:=1}" "${cpu:=corei7_skylake_x}"
 	[ "$smp" = 1 ] || fail_usage "--platform ept has one processor"
 	[ -z "$icount$plugin" ] || fail_usage "--platform ept has no --icount and no --plugin"
-	[ "$mode" = run ] || fail_usage "--platform ept has no --shell"
-	case $mem in
-	*[!0-9MG]* | *[MG]?* | [!1-9]*) fail_usage "--mem $mem: not a number with M or G" ;;
-	*G) megs=$((${mem%G} * 1024)) ;;
-	*) megs=${mem%M} ;;
-	esac
+	[ "$mode" = run ] || fail_usage "--platform ept has no --shell and no --disk"
+	megabytes
 	command -v bochs >/dev/null || die "bochs not found; run scripts/setup.sh"
 	;;
 *) fail_usage "--platform $platform: neither npt nor ept" ;;
@@ -221,6 +242,12 @@ run)
 		echo "$each $name $command$arguments"
 	done <"$work/programs" >"$root/job/list"
 	;;
+disk)
+	for file in "$disk" "$initrd"; do
+		[ -f "$file" ] || fail_usage "--disk and --initrd: '$file': no such file"
+	done
+	megabytes
+	;;
 shell)
 	: >"$root/job/shell"
 	tests=$OUT/selftests/series
@@ -236,10 +263,14 @@ if [ -n "$gcov" ]; then
 	: >"$gcov"
 	: >"$root/job/gcov"
 fi
-cp -- "$busybox" "$root/bin/busybox"
-cp -- "$REPO/scripts/init" "$root/init"
-cp -- "$REPO/scripts/lost.sh" "$root/job/lost.sh"
-(cd "$root" && find . | cpio -o -H newc --quiet) >"$work/initrd"
+if [ "$mode" = disk ]; then
+	cp -- "$initrd" "$work/initrd"
+else
+	cp -- "$busybox" "$root/bin/busybox"
+	cp -- "$REPO/scripts/init" "$root/init"
+	cp -- "$REPO/scripts/lost.sh" "$root/job/lost.sh"
+	(cd "$root" && find . | cpio -o -H newc --quiet) >"$work/initrd"
+fi
 
 # printk.devkmsg: or most of the guest's marks in the kernel log are dropped.
 # no_timer_check: on a busy machine the emulated timer can be late for the check at
@@ -248,6 +279,7 @@ cp -- "$REPO/scripts/lost.sh" "$root/job/lost.sh"
 # disable_numa: the kernel warns of a node that has none of the processors.
 line="console=ttyS0,115200 log_buf_len=4M panic=-1 printk.devkmsg=on no_timer_check numa=fake=2"
 [ "$smp" -gt 1 ] || line="$line workqueue.disable_numa=1"
+[ "$mode" != disk ] || line="$line root=/dev/vda ro"
 
 # Kernel, verdict, programs and counts each have a port: no line ends up inside another.
 : >"$log"
@@ -255,7 +287,7 @@ line="console=ttyS0,115200 log_buf_len=4M panic=-1 printk.devkmsg=on no_timer_ch
 : >"$work/verdict"
 
 # thread=single: with a thread for each processor QEMU 7.2 loses nested guests
-# now and then, see scripts/init, and sometimes a processor that is in such a guest: it
+# now and then, see scripts/lost.sh, and sometimes a processor that is in such a guest: it
 # takes no interrupt any more, and the others wait for it for ever.
 start_npt()
 {
@@ -267,6 +299,17 @@ start_npt()
 		set -- "$@" -icount shift=0,sleep=off -rtc base=2026-01-01,clock=vm -seed 1
 	fi
 	[ -z "$plugin" ] || set -- "$@" -plugin "$plugin"
+	if [ "$mode" = disk ]; then
+		set -- "$@" -drive "file=$disk,if=virtio,format=raw,snapshot=on"
+	fi
+	# The kernel warns of a node that has none of the processors, and of a processor that
+	# is in two.
+	if [ "$mode" = disk ] && [ "$smp" -gt 1 ]; then
+		set -- "$@" -smp "$smp,sockets=$smp" -object "memory-backend-ram,id=node0,size=$((megs / 2))M" \
+			-object "memory-backend-ram,id=node1,size=$((megs - megs / 2))M" \
+			-numa "node,memdev=node0,cpus=0-$((smp / 2 - 1))" \
+			-numa "node,memdev=node1,cpus=$((smp / 2))-$((smp - 1))"
+	fi
 	if [ "$mode" = shell ]; then
 		qemu-system-x86_64 "$@" -serial mon:stdio
 		exit

@@ -191,6 +191,15 @@ expect "arguments for two programs are refused" 2 stderr 'one program only'
 boot --run "$tmp/missing"
 expect "a missing program is refused" 2 stderr 'missing: no such file'
 
+boot --disk "$tmp/pass.sh"
+expect "a disk without an initial file system is refused" 2 stderr "'': no such file"
+
+boot --disk "$tmp/pass.sh" --initrd "$tmp/pass.sh" --run "$tmp/pass.sh"
+expect "a disk and programs are refused" 2 stderr 'without --run'
+
+boot --platform ept --disk "$tmp/pass.sh" --initrd "$tmp/pass.sh"
+expect "ept: a disk is refused" 2 stderr 'no --disk'
+
 kernel=$tmp/missing
 boot --run "$tmp/pass.sh"
 expect "a missing kernel is refused" 2 stderr 'missing: no such kernel'
