@@ -16,7 +16,8 @@ as written. Only what changed is built again.
 
 A line "# include OTHER" in a fragment stands for configs/OTHER.config. The
 fragment "series" holds options that the patch series adds; it is left out when
-BASE=pristine.
+BASE=pristine. A line "# start FILE" has the configuration FILE, which may be
+compressed by xz, take the place of tinyconfig's.
 
 With CONFIG_GCOV_KERNEL the kernel counts which lines it runs, of the files that the
 series adds or changes.
@@ -123,9 +124,19 @@ build_make()
 # Options are only ever added by hand here, so the stored copy of the fragment
 # tells whether the configuration is still the right one.
 expand "$config" >"$build/.fragment.new"
+start=$(sed -n 's/^# start //p' "$build/.fragment.new")
+if [ -n "$start" ]; then
+	[ -f "$start" ] || die "$start: no such configuration; a package is missing, see scripts/setup.sh --help"
+	sum=$(sha256sum "$start")
+	echo "# sha256 ${sum%% *}" >>"$build/.fragment.new"
+fi
 if ! cmp -s "$build/.fragment.new" "$build/.fragment" || [ ! -f "$build/.config" ]; then
 	rm -f "$build/.fragment"
-	build_make tinyconfig
+	if [ -n "$start" ]; then
+		xz -d -c -f "$start" >"$build/.config"
+	else
+		build_make tinyconfig
+	fi
 	cat "$build/.fragment.new" >>"$build/.config"
 fi
 # Also for an old configuration: the tree may have new options.
