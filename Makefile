@@ -23,7 +23,7 @@ ifdef V
 export V
 endif
 
-.PHONY: help setup fetch tree kernel demo shell test docs check coverage bench series export bisect clean distclean
+.PHONY: help setup fetch tree kernel demo shell test docs check coverage bench series deb export bisect clean distclean
 
 help:		## print this list
 	@sed -n 's/^\([a-z]*\):[^#]*## */  \1\t/p' $(lastword $(MAKEFILE_LIST)) | expand -t 14
@@ -72,6 +72,10 @@ bench: tree	## measure what it costs, next to PEER=6.12 or none (out/bench)
 series: tree	## write the series for git am (out/series)
 	$(scripts)/series.sh
 
+deb: tree	## Debian packages of the kernel, of gmem_vmm and of the tests (out/deb)
+	$(scripts)/setup.sh --deb
+	$(scripts)/deb.sh $(if $(CONFIG),--config $(CONFIG))
+
 export:		## commits made in out/linux back to patches/ and whole files
 	$(scripts)/export.sh
 
@@ -81,7 +85,7 @@ bisect: tree	## build every patch of the series
 out := $(or $(OUT),$(dir $(scripts))out)
 
 clean:		## remove what was built, keep the source trees
-	rm -rf $(addprefix "$(out)"/,build selftests demo docs bench series bisect log coverage)
+	rm -rf $(addprefix "$(out)"/,build selftests demo docs bench series bisect log coverage deb deb-small)
 
 distclean: clean	## remove the source trees too, with all that is not exported
 	rm -rf "$(out)/linux" "$(out)/base" "$(out)/peer"

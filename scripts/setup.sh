@@ -1,5 +1,5 @@
 #!/bin/sh
-# Usage: setup.sh [--bench] [--list]
+# Usage: setup.sh [--bench] [--deb] [--list]
 #
 # Install the Debian packages that building, booting and checking need. Does
 # nothing, and needs no network, when they are all there.
@@ -7,6 +7,8 @@
 # Options:
 #   --bench      with what scripts/bench.sh needs on top: the source of the kernel that
 #                it compares with, and what draws the chart
+#   --deb        with what scripts/deb.sh needs on top: Debian's own configuration, and what
+#                makes packages
 #   --list       print the packages and stop
 #   -h, --help   print this text
 #
@@ -33,6 +35,7 @@ list=
 while [ $# -gt 0 ]; do
 	case $1 in
 	--bench) packages="$packages linux-source-6.12 gnuplot-nox" ;;
+	--deb) packages="$packages linux-config-6.1 rsync fakeroot" ;;
 	--list) list=1 ;;
 	-h | --help) usage; exit 0 ;;
 	*) fail_usage "$1: unknown option" ;;
