@@ -23,7 +23,7 @@ ifdef V
 export V
 endif
 
-.PHONY: help setup fetch tree kernel demo shell test docs check coverage bench series deb export bisect clean distclean
+.PHONY: help setup fetch tree kernel demo shell test docs check coverage bench series deb debtest export bisect clean distclean
 
 help:		## print this list
 	@sed -n 's/^\([a-z]*\):[^#]*## */  \1\t/p' $(lastword $(MAKEFILE_LIST)) | expand -t 14
@@ -76,6 +76,10 @@ deb: tree	## Debian packages of the kernel, of gmem_vmm and of the tests (out/de
 	$(scripts)/setup.sh --deb
 	$(scripts)/deb.sh $(if $(CONFIG),--config $(CONFIG))
 
+debtest: deb	## install them into a Debian system, boot it, run the tests, or T=
+	$(scripts)/deb-test.sh $(if $(CONFIG),--packages "$(out)/$(CONFIG)") \
+		$(if $(APPEND),--append "$(APPEND)") $(T)
+
 export:		## commits made in out/linux back to patches/ and whole files
 	$(scripts)/export.sh
 
@@ -85,7 +89,7 @@ bisect: tree	## build every patch of the series
 out := $(or $(OUT),$(dir $(scripts))out)
 
 clean:		## remove what was built, keep the source trees
-	rm -rf $(addprefix "$(out)"/,build selftests demo docs bench series bisect log coverage deb deb-small)
+	rm -rf $(addprefix "$(out)"/,build selftests demo docs bench series bisect log coverage deb deb-small deb-test)
 
 distclean: clean	## remove the source trees too, with all that is not exported
 	rm -rf "$(out)/linux" "$(out)/base" "$(out)/peer"

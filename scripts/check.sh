@@ -82,7 +82,7 @@ stage()
 shell_scripts()
 {
 	# shellcheck disable=SC2046 # names of tracked files, no blanks in them
-	shellcheck -x scripts/*.sh scripts/init scripts/deb/gmem-selftests \
+	shellcheck -x scripts/*.sh scripts/init scripts/deb/job scripts/deb/gmem-selftests \
 		scripts/tests/*.sh .ci/run \
 		$(find tools -name '*.sh') tools/kvm/gmem_vmm/gmemtop
 }

@@ -7,8 +7,8 @@
 # Options:
 #   --bench      with what scripts/bench.sh needs on top: the source of the kernel that
 #                it compares with, and what draws the chart
-#   --deb        with what scripts/deb.sh needs on top: Debian's own configuration, and what
-#                makes packages
+#   --deb        with what scripts/deb.sh and scripts/deb-test.sh need on top: Debian's own
+#                configuration, what makes packages, and what makes a system of them
 #   --list       print the packages and stop
 #   -h, --help   print this text
 #
@@ -35,7 +35,7 @@ list=
 while [ $# -gt 0 ]; do
 	case $1 in
 	--bench) packages="$packages linux-source-6.12 gnuplot-nox" ;;
-	--deb) packages="$packages linux-config-6.1 rsync fakeroot" ;;
+	--deb) packages="$packages linux-config-6.1 rsync fakeroot mmdebstrap uidmap e2fsprogs" ;;
 	--list) list=1 ;;
 	-h | --help) usage; exit 0 ;;
 	*) fail_usage "$1: unknown option" ;;
