@@ -15,8 +15,8 @@ Builds Debian packages for amd64 of the composed series:
   linux-headers-RELEASE  what modules from elsewhere are built with
   linux-libc-dev         the headers for programs, in place of Debian's package of
                          this name; no other package needs it
-  gmem-tools             gmem_vmm, gmem_measure, and gmem-selftests, which runs the
-                         KVM selftests; no matter which kernel
+  gmem-tools             gmem_vmm, gmem_measure, gmemtop, and gmem-selftests, which
+                         runs the KVM selftests; no matter which kernel
 
 RELEASE, which is what uname -r prints, ends with CONFIG_LOCALVERSION, so the kernel can
 be installed next to Debian's. The version of all packages is that of the base, then
@@ -137,9 +137,11 @@ manual()
 program "$tmp/vmm/gmem_vmm" "$root/usr/bin/gmem_vmm"
 program "$REPO/tools/kvm/gmem_vmm/gmem_measure.sh" "$root/usr/bin/gmem_measure"
 sed -i 's/gmem_measure\.sh/gmem_measure/' "$root/usr/bin/gmem_measure"
+program "$REPO/tools/kvm/gmem_vmm/gmemtop" "$root/usr/bin/gmemtop"
 program "$REPO/scripts/deb/gmem-selftests" "$root/usr/sbin/gmem-selftests"
 "$root/usr/bin/gmem_vmm" --help | manual gmem_vmm 1 "example VMM for guest_memfd"
 "$root/usr/bin/gmem_measure" --help | manual gmem_measure 1 "digest of a measured guest"
+"$root/usr/bin/gmemtop" --help | manual gmemtop 1 "guest_memfds and their VMs, live"
 "$root/usr/sbin/gmem-selftests" --help | manual gmem-selftests 8 "run the selftests of KVM"
 # All in one directory; those that the base has, and those of the series, in a list each.
 sort "$selftests/list" "$selftests/helpers" | while read -r name; do
@@ -182,7 +184,8 @@ Priority: optional
 Description: example VMM and selftests for KVM's guest_memfd
  gmem_vmm boots Linux in virtual machines whose whole memory is a guest_memfd:
  private, shared with the VMM, or converted in place. gmem_measure computes the
- digest that it prints for a measured guest.
+ digest that it prints for a measured guest. gmemtop shows the guest_memfds of a
+ machine.
  .
  gmem-selftests runs the selftests of KVM, those for guest_memfd by default.
  They are for machines that are there for tests.
