@@ -84,35 +84,41 @@ void kvm_gmem_show_fdinfo(struct seq_file *m, struct file *file)
 
 #define GFN_END		(1ULL << (64 - PAGE_SHIFT))
 
+struct attributes_view {
+	struct kvm *kvm;
+	/* Of the range that was shown, or passed over. */
+	gfn_t last;
+};
+
 /* The position is the gfn from which on the next range is looked for. */
 static void *attributes_start(struct seq_file *m, loff_t *pos)
 {
 	return *pos < GFN_END ? pos : NULL;
 }
 
+/* After what was shown, not after what is there by now: no gfn is shown twice. */
 static void *attributes_next(struct seq_file *m, void *v, loff_t *pos)
 {
-	gfn_t first, last;
+	struct attributes_view *view = m->private;
 
-	kvm_find_memory_attributes(m->private, *pos, &first, &last);
-	*pos = min_t(u64, last, GFN_END - 1) + 1;
+	*pos = min_t(u64, view->last, GFN_END - 1) + 1;
 
 	return attributes_start(m, pos);
 }
 
 static int attributes_show(struct seq_file *m, void *v)
 {
-	gfn_t first, last;
+	struct attributes_view *view = m->private;
+	gfn_t first, pos = *(loff_t *)v;
 	u64 attributes;
 
-	attributes = kvm_find_memory_attributes(m->private, *(loff_t *)v, &first, &last);
+	attributes = kvm_find_memory_attributes(view->kvm, pos, &first, &view->last);
 	if (!attributes)
 		return SEQ_SKIP;
 
-	/* Not beyond the position: that has been printed. */
-	first = max_t(u64, first, *(loff_t *)v);
-	seq_printf(m, "%#llx-%#llx %s\n", first << PAGE_SHIFT,
-		   (last << PAGE_SHIFT) + ~PAGE_MASK,
+	/* It may have grown into what was shown before. */
+	seq_printf(m, "%#llx-%#llx %s\n", max(first, pos) << PAGE_SHIFT,
+		   (view->last << PAGE_SHIFT) + ~PAGE_MASK,
 		   attributes == KVM_MEMORY_ATTRIBUTE_PRIVATE ? "private" : "?");
 
 	return 0;
@@ -136,26 +142,27 @@ static const struct seq_operations attributes_seq_ops = {
 static int attributes_open(struct inode *inode, struct file *file)
 {
 	struct kvm *kvm = inode->i_private;
-	int r;
+	struct attributes_view *view;
 
 	if (!kvm_get_kvm_safe(kvm))
 		return -ENOENT;
 
-	r = seq_open(file, &attributes_seq_ops);
-	if (r) {
+	view = __seq_open_private(file, &attributes_seq_ops, sizeof(*view));
+	if (!view) {
 		kvm_put_kvm(kvm);
-		return r;
+		return -ENOMEM;
 	}
-	((struct seq_file *)file->private_data)->private = kvm;
+	view->kvm = kvm;
 
 	return 0;
 }
 
 static int attributes_release(struct inode *inode, struct file *file)
 {
+	seq_release_private(inode, file);
 	kvm_put_kvm(inode->i_private);
 
-	return seq_release(inode, file);
+	return 0;
 }
 
 static const struct file_operations attributes_fops = {
