@@ -77,6 +77,7 @@ static int faultin_gmem_pfn(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault,
 
 	fault->max_level = order_to_level(order);
 	fault->map_writable = true;
+	fault->private = private;
 	/* No address of the primary MMU is involved, none can be invalidated. */
 	fault->hva = KVM_HVA_ERR_BAD;
 

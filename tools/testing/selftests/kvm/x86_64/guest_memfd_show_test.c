@@ -3,9 +3,10 @@
  * What operators see of guest memory: /proc/PID/fdinfo of a file, the attributes of a
  * VM in debugfs, statistics and trace events.  Each is compared with what was done.
  *
- * Bugs that it would find: pages that are counted twice after a split, a memslot that
- * is listed once for each block of the bindings, a dump that loses ranges where its
- * buffer ends, and looking that keeps a folio from being split.
+ * Bugs that it would find: pages that are counted twice after a split, or as private
+ * when they are not or are gone, a memslot that is listed once for each block of the
+ * bindings, a dump that loses ranges where its buffer ends, and looking that keeps a
+ * folio from being split.
  */
 #include "gmem_large.h"
 
@@ -350,6 +351,89 @@ TEST_F(show, counters)
 	vcpu_run_memory_fault(l->env.vcpu, PAGE_GPA(5), KVM_MEMORY_EXIT_FLAG_PRIVATE);
 	ASSERT_EQ(2, vcpu_get_stat(l->env.vcpu, "memory_fault_exits"));
 	l->env.fd = vm_create_guest_memfd(vm, BYTES(1), 0);
+}
+
+static void __expect_private(struct kvm_vm *vm, uint64_t large, uint64_t small, int line)
+{
+	uint64_t seen_large = gmem_counter(vm, "private_pages_2m");
+	uint64_t seen_small = gmem_counter(vm, "private_pages_4k");
+
+	TEST_ASSERT(seen_large == large && seen_small == small,
+		    "Line %d: %lu large and %lu small private pages are mapped, not %lu and %lu",
+		    line, seen_large, seen_small, large, small);
+	TEST_ASSERT_EQ(gmem_counter(vm, "private_pages_1g"), 0);
+}
+
+#define expect_private(l, large, small)						\
+	__expect_private((l)->env.vm, large, small, __LINE__)
+
+/* Each way in which mappings come, change their size and go. */
+TEST_F(show, private_pages)
+{
+	struct large *l = &self->large;
+	struct kvm_vm *vm = l->env.vm;
+
+	REQUIRE_LARGE_PAGES();
+	expect_private(l, 0, 0);
+	bind_at(l, 0, ALL, 0);
+	expect_private(l, 0, 0);
+	guest_writes(l, 0, ALL, GUEST_VALUE);
+	expect_mapped(l, 3, 0);
+	expect_private(l, 3, 0);
+
+	/* A shared page among them. */
+	vm_mem_set_shared(vm, PAGE_GPA(7), BYTES(1));
+	expect_private(l, 2, 0);
+	guest_writes(l, 7, 1, HOST_VALUE);
+	expect_mapped(l, 2, 1);
+	expect_private(l, 2, 0);
+	guest_checks(l, 0, 7, GUEST_VALUE);
+	guest_checks(l, 8, LARGE - 8, GUEST_VALUE);
+	expect_mapped(l, 2, LARGE);
+	expect_private(l, 2, LARGE - 1);
+	vm_mem_set_private(vm, PAGE_GPA(7), BYTES(1));
+	expect_mapped(l, 2, LARGE - 1);
+	expect_private(l, 2, LARGE - 1);
+
+	/* A mapping of 2 MiB takes the place of a table of small ones. */
+	vcpu_pre_fault(l->env.vcpu, GPA, LARGE_SIZE);
+	expect_mapped(l, 3, 0);
+	expect_private(l, 3, 0);
+
+	/* A hole, a conversion, a slot that goes. */
+	punch_pages(l, LARGE + 5, 1);
+	expect_private(l, 2, 0);
+	guest_checks(l, LARGE, 5, GUEST_VALUE);
+	expect_private(l, 2, 5);
+	vm_mem_set_shared(vm, PAGE_GPA(LARGE), LARGE_SIZE);
+	expect_private(l, 2, 0);
+	vm_delete_slot(vm, SLOT);
+	expect_private(l, 0, 0);
+}
+
+/* What is shared of the same file is none of it. */
+TEST_F(show, private_pages_in_place)
+{
+	struct large *l = &self->large;
+
+	REQUIRE_LARGE_PAGES();
+	large_teardown(l);
+	large_setup(l, KVM_X86_SW_PROTECTED_VM, FLAG_MMAP, ALL);
+	bind_at(l, 0, ALL, 0);
+	vm_mem_set_shared(l->env.vm, PAGE_GPA(LARGE), 2 * LARGE_SIZE);
+	guest_writes(l, 0, ALL, GUEST_VALUE);
+	expect_mapped(l, 3, 0);
+	expect_private(l, 1, 0);
+	vm_mem_set_private(l->env.vm, PAGE_GPA(LARGE), LARGE_SIZE);
+	expect_private(l, 1, 0);
+	guest_checks(l, 0, ALL, GUEST_VALUE);
+	expect_mapped(l, 3, 0);
+	expect_private(l, 2, 0);
+	vm_mem_set_shared(l->env.vm, GPA, BYTES(ALL));
+	expect_private(l, 0, 0);
+	guest_checks(l, 0, ALL, GUEST_VALUE);
+	expect_mapped(l, 3, 0);
+	expect_private(l, 0, 0);
 }
 
 /* Trace events. */
