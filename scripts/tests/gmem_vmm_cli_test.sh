@@ -81,7 +81,7 @@ for option in --help -h; do
 	[ "$got" -eq 0 ] || wrong="exit status $got, expected 0"
 	[ ! -s "$tmp/stderr" ] || wrong="${wrong:+$wrong; }output on stderr"
 	for word in Usage: --kernel --initrd --append --mem --cpus --memory --inplace --shared \
-		--second-process --prefault --measure --poison --dump-image --verbose 'Exit status:'; do
+		--second-process --prefault --measure --poison --dump-image --stats --verbose 'Exit status:'; do
 		grep -q -e "$word" "$tmp/stdout" || wrong="${wrong:+$wrong; }no '$word' in it"
 	done
 	verdict "$option prints the usage"
@@ -98,7 +98,7 @@ refused "an argument that is no option" 'extra: unexpected argument' --kernel "$
 refused "a kernel that does not exist" "--kernel $missing: No such file" --kernel "$missing"
 refused "an initrd that does not exist" "--initrd $missing: No such file" \
 	--kernel "$kernel" --initrd "$missing"
-for option in --kernel --initrd --append --mem --cpus --memory; do
+for option in --kernel --initrd --append --mem --cpus --memory --stats; do
 	refused "$option without its value" "$option needs a value" "$option"
 done
 for size in '' 0 1 64X 64MB -64M 0x4000000 16777217 15M 1025G 99999999999999999999 ' 64M' 17179869185G; do
@@ -106,6 +106,10 @@ for size in '' 0 1 64X 64MB -64M 0x4000000 16777217 15M 1025G 999999999999999999
 done
 for cpus in '' 0 5 -1 1x 22 two; do
 	refused "--cpus '$cpus'" "--cpus $cpus: give a number" --kernel "$kernel" --cpus "$cpus"
+done
+for period in '' 0 -1 1.5 1s 3601 99999999999999999999 ' 1'; do
+	refused "--stats '$period'" "--stats $period: give a number of seconds from 1 to 3600" \
+		--kernel "$kernel" --stats "$period"
 done
 for memory in '' Private in-place; do
 	refused "--memory '$memory'" "--memory $memory: give private, inplace, shared or ordinary" \
@@ -123,6 +127,10 @@ refused "all options together are taken" "(/dev/kvm:|--kernel $kernel:)" --verbo
 for memory in private inplace shared; do
 	refused "--poison with --memory $memory is taken" "(/dev/kvm:|--poison: /sys/|--kernel $kernel:)" \
 		--kernel "$kernel" --poison --memory "$memory"
+done
+for memory in private inplace shared ordinary; do
+	refused "--stats with --memory $memory is taken" "(/dev/kvm:|--kernel $kernel:)" \
+		--kernel "$kernel" --stats 3600 --memory "$memory"
 done
 for memory in private inplace shared ordinary; do
 	refused "--prefault with --memory $memory is taken" "(/dev/kvm:|--kernel $kernel:)" \
@@ -154,6 +162,8 @@ refused "--dump-image with --prefault" '--dump-image starts no VM: not with --pr
 	--kernel "$kernel" --dump-image --prefault
 refused "--dump-image with --poison" '--dump-image starts no VM: not with --poison' \
 	--kernel "$kernel" --poison --dump-image
+refused "--dump-image with --stats" '--dump-image starts no VM: not with --stats' \
+	--kernel "$kernel" --stats 1 --dump-image
 refused "--poison with --memory ordinary" \
 	'--poison is for memory in a file: not with --memory ordinary' \
 	--kernel "$kernel" --poison --memory ordinary

@@ -19,6 +19,7 @@
  *   probe.c    the VMM's half of the demo guest's checks
  *   second.c   a second process that has the guest's memory (--second-process)
  *   stats.c    counters of KVM and of the kernel
+ *   live.c     some of them while the guest runs (--stats)
  *   report.c   the table
  */
 #ifndef GMEM_VMM_H
@@ -86,6 +87,7 @@ struct options {
 	bool measure;
 	bool poison;
 	bool dump_image;
+	unsigned int stats;	/* seconds between two lines, 0 for none */
 	bool verbose;
 };
 
@@ -303,10 +305,14 @@ uint64_t second_search(uint32_t seed);
 /* stats.c */
 extern const char * const fault_stat_names[NR_FAULT_STATS];
 int stats_open(int fd);
+bool stats_value(int fd, const char *name, uint64_t *value);
 bool stats_faults(const struct vcpu *vcpu, struct fault_stats *stats);
 bool stats_huge(const struct vmm *vmm, struct huge_stats *stats);
 bool stats_mappings(const struct vmm *vmm, struct map_stats *stats);
 bool stats_resident(const void *start, uint64_t size, uint64_t *file, uint64_t *anonymous);
+
+/* live.c */
+void live_line(struct vmm *vmm);
 
 /* report.c */
 void report(struct vmm *vmm);

@@ -54,7 +54,7 @@ uint64_t now_ns(void)
 	return ts.tv_sec * 1000000000ULL + ts.tv_nsec;
 }
 
-/* Blocked in every thread: only sigwait() in wait_for_end() takes them. */
+/* Blocked in every thread: only wait_for_end() takes them. */
 static void block_signals(sigset_t *set)
 {
 	sigemptyset(set);
@@ -66,11 +66,15 @@ static void block_signals(sigset_t *set)
 
 static void wait_for_end(struct vmm *vmm, const sigset_t *set)
 {
+	const struct timespec period = { .tv_sec = vmm->opt.stats };
 	unsigned int i;
 	int sig;
 
-	while (sigwait(set, &sig))
-		;
+	while ((sig = vmm->opt.stats ? sigtimedwait(set, NULL, &period) :
+				       sigwaitinfo(set, NULL)) < 0) {
+		if (errno == EAGAIN)
+			live_line(vmm);
+	}
 	if (sig != SIGUSR1)
 		vm_stop(vmm, 128 + sig, "signal %d (%s)", sig, strsignal(sig));
 	for (i = 0; i < vmm->opt.cpus; i++)
@@ -117,6 +121,8 @@ int main(int argc, char **argv)
 	wait_for_end(&vmm, &set);
 
 	serial_exit();
+	if (vmm.opt.stats)
+		live_line(&vmm);
 	report(&vmm);
 	failed = vmm.proofs_failed ||
 		 (vmm.opt.measure && measure_status(&vmm).violations);

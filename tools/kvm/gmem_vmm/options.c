@@ -12,6 +12,7 @@
 
 #define MIN_MEM	(16ULL << 20)
 #define MAX_MEM	(1024 * GIB)
+#define MAX_PERIOD	3600
 
 const char * const memory_names[NR_MEMORY_KINDS] = {
 	[MEMORY_PRIVATE] = "private",
@@ -52,6 +53,8 @@ static const char usage[] =
 "                     makes for us (root, CONFIG_KVM_GMEM_INJECT_ERRORS)\n"
 "  --dump-image       start no VM; write to standard output what --measure would\n"
 "                     measure: the address and the content of each page\n"
+"  --stats SECONDS    print each so many seconds, 1 to 3600, and at the end, a line\n"
+"                     of counters on stderr: of the file, of KVM's mappings\n"
 "  -v, --verbose      report conversions and memory-fault exits on stderr as\n"
 "                     they happen, and list all exits by kind in the table\n"
 "  -h, --help         this text\n"
@@ -100,6 +103,19 @@ static unsigned int parse_cpus(const char *text)
 	return text[0] - '0';
 }
 
+static unsigned int parse_period(const char *text)
+{
+	unsigned long value;
+	char *end;
+
+	errno = 0;
+	value = strtoul(text, &end, 10);
+	if (*text < '0' || *text > '9' || *end || errno || !value || value > MAX_PERIOD)
+		die(2, "--stats %s: give a number of seconds from 1 to %d", text,
+		    MAX_PERIOD);
+	return value;
+}
+
 static enum memory_kind parse_memory(const char *text)
 {
 	unsigned int i;
@@ -123,6 +139,8 @@ static void check_combination(const struct options *opt)
 		die(2, "--dump-image starts no VM: not with --measure, see --help");
 	if (opt->dump_image && opt->prefault)
 		die(2, "--dump-image starts no VM: not with --prefault, see --help");
+	if (opt->dump_image && opt->stats)
+		die(2, "--dump-image starts no VM: not with --stats, see --help");
 	if (opt->dump_image && opt->poison)
 		die(2, "--dump-image starts no VM: not with --poison, see --help");
 	if (opt->poison && opt->memory == MEMORY_ORDINARY)
@@ -152,6 +170,7 @@ void parse_options(struct options *opt, int argc, char **argv)
 		{ "measure",	no_argument,		NULL, 'M' },
 		{ "poison",	no_argument,		NULL, 'P' },
 		{ "dump-image",	no_argument,		NULL, 'd' },
+		{ "stats",	required_argument,	NULL, 's' },
 		{ "verbose",	no_argument,		NULL, 'v' },
 		{ "help",	no_argument,		NULL, 'h' },
 		{ }
@@ -202,6 +221,9 @@ void parse_options(struct options *opt, int argc, char **argv)
 			break;
 		case 'd':
 			opt->dump_image = true;
+			break;
+		case 's':
+			opt->stats = parse_period(optarg);
 			break;
 		case 'v':
 			opt->verbose = true;

@@ -38,7 +38,7 @@ static bool read_at(int fd, void *buf, size_t size, off_t offset)
 	return pread(fd, buf, size, offset) == (ssize_t)size;
 }
 
-static bool read_value(int fd, const char *name, uint64_t *value)
+bool stats_value(int fd, const char *name, uint64_t *value)
 {
 	struct kvm_stats_header header;
 	struct kvm_stats_desc *desc;
@@ -66,23 +66,23 @@ bool stats_faults(const struct vcpu *vcpu, struct fault_stats *stats)
 	unsigned int i;
 
 	for (i = 0; i < NR_FAULT_STATS; i++)
-		if (!read_value(vcpu->stats_fd, fault_stat_names[i], &stats->count[i]))
+		if (!stats_value(vcpu->stats_fd, fault_stat_names[i], &stats->count[i]))
 			return false;
 	return true;
 }
 
 bool stats_huge(const struct vmm *vmm, struct huge_stats *stats)
 {
-	return read_value(vmm->stats_fd, "gmem_alloc_2m", &stats->allocated) &&
-	       read_value(vmm->stats_fd, "gmem_split", &stats->split) &&
-	       read_value(vmm->stats_fd, "gmem_alloc_fallback", &stats->fallback);
+	return stats_value(vmm->stats_fd, "gmem_alloc_2m", &stats->allocated) &&
+	       stats_value(vmm->stats_fd, "gmem_split", &stats->split) &&
+	       stats_value(vmm->stats_fd, "gmem_alloc_fallback", &stats->fallback);
 }
 
 bool stats_mappings(const struct vmm *vmm, struct map_stats *stats)
 {
-	return read_value(vmm->stats_fd, "pages_4k", &stats->pages_4k) &&
-	       read_value(vmm->stats_fd, "pages_2m", &stats->pages_2m) &&
-	       read_value(vmm->stats_fd, "pages_1g", &stats->pages_1g);
+	return stats_value(vmm->stats_fd, "pages_4k", &stats->pages_4k) &&
+	       stats_value(vmm->stats_fd, "pages_2m", &stats->pages_2m) &&
+	       stats_value(vmm->stats_fd, "pages_1g", &stats->pages_1g);
 }
 
 /*
