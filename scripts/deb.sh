@@ -137,7 +137,7 @@ manual()
 program "$tmp/vmm/gmem_vmm" "$root/usr/bin/gmem_vmm"
 program "$REPO/tools/kvm/gmem_vmm/gmem_measure.sh" "$root/usr/bin/gmem_measure"
 sed -i 's/gmem_measure\.sh/gmem_measure/' "$root/usr/bin/gmem_measure"
-program "$REPO/tools/kvm/gmem_vmm/gmemtop" "$root/usr/bin/gmemtop"
+program "$REPO/tools/kvm/gmem_vmm/gmemtop.sh" "$root/usr/bin/gmemtop"
 program "$REPO/scripts/deb/gmem-selftests" "$root/usr/sbin/gmem-selftests"
 "$root/usr/bin/gmem_vmm" --help | manual gmem_vmm 1 "example VMM for guest_memfd"
 "$root/usr/bin/gmem_measure" --help | manual gmem_measure 1 "digest of a measured guest"

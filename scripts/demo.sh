@@ -140,7 +140,7 @@ echo 1 >$trace/events/kvm/kvm_eoi/enable
 echo 1 >$trace/events/kvm/kvm_exit/enable
 # What an operator sees of it meanwhile, when there is something to be seen.
 while sleep 1; do
-	./gmemtop -n 1 >top.new
+	./gmemtop.sh -n 1 >top.new
 	mv top.new top
 	awk '$1 ~ /^[0-9]+$/ { files++ } $1 ~ /^[0-9]+-[0-9]+$/ { vms++ }
 		END { exit !vms || (files < vms && !ordinary) }' ordinary="$ordinary" top && break
@@ -284,7 +284,7 @@ boot()
 	: >"$out"
 	# shellcheck disable=SC2086 # a list of options
 	"$scripts/boot.sh" --quiet --build "$build" --log "$OUT/log/$3.log" \
-		--smp 2 --each 300 --files "$demo/gmem_vmm" "$REPO/tools/kvm/gmem_vmm/gmemtop" "$demo/bzImage" "$demo/initrd.cpio" \
+		--smp 2 --each 300 --files "$demo/gmem_vmm" "$REPO/tools/kvm/gmem_vmm/gmemtop.sh" "$demo/bzImage" "$demo/initrd.cpio" \
 		--run "$demo/guest.sh" -- --kernel bzImage --initrd initrd.cpio \
 		--memory "$1" --cpus "$2" --mem "$mem" --verbose \
 		--append "$4" $5 &

@@ -307,7 +307,7 @@ gmemtop()
 	line=$3
 	shift 3
 	got=0
-	"$REPO/tools/kvm/gmem_vmm/gmemtop" "$@" >"$tmp/stdout" 2>"$tmp/stderr" || got=$?
+	"$REPO/tools/kvm/gmem_vmm/gmemtop.sh" "$@" >"$tmp/stdout" 2>"$tmp/stderr" || got=$?
 	wrong=
 	[ "$got" -eq "$want" ] || wrong="exit status $got, expected $want"
 	where=$tmp/stdout
@@ -315,12 +315,12 @@ gmemtop()
 	grep -q -E -e "$line" "$where" || wrong="${wrong:+$wrong; }no '$line'"
 	verdict "$name"
 }
-gmemtop "gmemtop --help" 0 '^Usage: gmemtop ' --help
+gmemtop "gmemtop --help" 0 '^Usage: gmemtop.sh ' --help
 gmemtop "gmemtop shows its columns where there is nothing" 0 '^ +PID +FD +INODE +SIZE' -n 1
-gmemtop "gmemtop refuses a count that is none" 2 "^gmemtop: 'x' is not a number" -n x
-gmemtop "gmemtop refuses a delay that is none" 2 "^gmemtop: '' is not a number" -d ''
-gmemtop "gmemtop refuses other arguments" 2 '^gmemtop: all: no such argument' -n 1 all
-gmemtop "gmemtop refuses other options" 2 '^Usage: gmemtop ' -x
+gmemtop "gmemtop refuses a count that is none" 2 "^gmemtop.sh: 'x' is not a number" -n x
+gmemtop "gmemtop refuses a delay that is none" 2 "^gmemtop.sh: '' is not a number" -d ''
+gmemtop "gmemtop refuses other arguments" 2 '^gmemtop.sh: all: no such argument' -n 1 all
+gmemtop "gmemtop refuses other options" 2 '^Usage: gmemtop.sh ' -x
 
 echo "1..$count"
 [ "$failed" -eq 0 ]
