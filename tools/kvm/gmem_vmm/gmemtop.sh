@@ -28,6 +28,7 @@ A line for each VM, if debugfs is there to be read:
   VM       PID-FD, as its directory in /sys/kernel/debug/kvm
   PRIVATE  memory that the attributes say is private, in RANGES pieces
   4K 2M 1G mappings of these sizes that the guest has now, of any memory
+  PRIV-4K  those of 4K that are of private memory, PRIV-2M of 2M
   TO-PRIV  changes of attributes to private, TO-SHARED to shared
   EXITS    memory faults that went to user space
 
@@ -112,8 +113,8 @@ value() {
 
 vms() {
 	[ -r "$debug" ] || return 0
-	printf '\n%12s %9s %6s %7s %5s %3s %8s %9s %6s\n' \
-		VM PRIVATE RANGES 4K 2M 1G TO-PRIV TO-SHARED EXITS
+	printf '\n%12s %9s %6s %7s %5s %3s %7s %7s %8s %9s %6s\n' \
+		VM PRIVATE RANGES 4K 2M 1G PRIV-4K PRIV-2M TO-PRIV TO-SHARED EXITS
 	for vm in "$debug"/*-*; do
 		[ -r "$vm/memory_attributes" ] || continue
 		bytes=0
@@ -123,9 +124,10 @@ vms() {
 			bytes=$((bytes + last - start + 1))
 			ranges=$((ranges + 1))
 		done <"$vm/memory_attributes"
-		printf '%12s %9s %6s %7s %5s %3s %8s %9s %6s\n' "${vm##*/}" \
+		printf '%12s %9s %6s %7s %5s %3s %7s %7s %8s %9s %6s\n' "${vm##*/}" \
 			"$(size "$bytes")" "$ranges" "$(value "$vm" pages_4k)" \
 			"$(value "$vm" pages_2m)" "$(value "$vm" pages_1g)" \
+			"$(value "$vm" private_pages_4k)" "$(value "$vm" private_pages_2m)" \
 			"$(value "$vm" gmem_to_private)" "$(value "$vm" gmem_to_shared)" \
 			"$(value "$vm" memory_fault_exits)"
 	done
