@@ -190,8 +190,11 @@ reason_not_to_run()
 {
 	if [ "$BASE" = series ] && [ "$(listed status "$1")" = 143 ]; then
 		listed reason "$1"
-	elif [ "$config-${1##*/}" = debug-guest_memfd_huge_test ]; then
-		echo "takes ten minutes on this kernel, run it by name"
+	else
+		case $config-${1##*/} in
+		debug-guest_memfd_huge_test) echo "takes ten minutes on this kernel, run it by name" ;;
+		debug-guest_memfd_large_model_test) echo "takes five minutes on this kernel, run it by name" ;;
+		esac
 	fi
 }
 
@@ -272,9 +275,8 @@ seconds_of()
 {
 	case $config-${1##*/} in
 	debug-guest_memfd_large_inplace_test) echo 275 ;;
-	debug-guest_memfd_large_model_test) echo 200 ;;
-	debug-guest_memfd_unload_test.sh) echo 180 ;;
-	debug-guest_memfd_pairs_test | debug-guest_memfd_large_memcg_test) echo 150 ;;
+	debug-guest_memfd_pairs_test | debug-guest_memfd_large_memcg_test) echo 200 ;;
+	debug-guest_memfd_unload_test.sh) echo 100 ;;
 	debug-private_mem_conversions_test | debug-guest_memfd_large_test | debug-guest_memfd_large_poison_test) echo 120 ;;
 	debug-private_mem_caches_test | debug-private_mem_emulation_test) echo 100 ;;
 	debug-guest_memfd_poison_test | debug-guest_memfd_fuzz_test) echo 65 ;;

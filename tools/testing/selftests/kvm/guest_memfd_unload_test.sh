@@ -11,7 +11,7 @@ usage() {
 Usage: ${0##*/} [-n ROUNDS] [MODULE_DIR]
 Load and unload KVM with a guest_memfd closed just before, in a loop.
 
-  -n ROUNDS    rounds of each kind, default 10
+  -n ROUNDS    rounds of each kind, default 4
   MODULE_DIR   directory of kvm.ko, kvm-amd.ko or kvm-intel.ko, and irqbypass.ko
                if the kernel has it as a module; default: what modprobe finds
   -h, --help   print this
@@ -22,7 +22,7 @@ built in, or has no guest_memfd, or the CPU no virtualisation).
 USAGE
 }
 
-rounds=10
+rounds=4
 dir=
 case ${1-} in
 -h | --help)
