@@ -274,14 +274,15 @@ own_row()
 seconds_of()
 {
 	case $config-${1##*/} in
-	debug-guest_memfd_large_inplace_test) echo 275 ;;
-	debug-guest_memfd_pairs_test | debug-guest_memfd_large_memcg_test) echo 200 ;;
-	debug-guest_memfd_unload_test.sh) echo 100 ;;
-	debug-private_mem_conversions_test | debug-guest_memfd_large_test | debug-guest_memfd_large_poison_test) echo 120 ;;
-	debug-private_mem_caches_test | debug-private_mem_emulation_test) echo 100 ;;
-	debug-guest_memfd_poison_test | debug-guest_memfd_fuzz_test) echo 65 ;;
-	debug-guest_memfd_*test | debug-private_mem_*test) echo 40 ;;
-	debug-*memory*test) echo 45 ;;
+	debug-guest_memfd_large_inplace_test | debug-guest_memfd_pairs_test) echo 300 ;;
+	debug-guest_memfd_large_memcg_test) echo 250 ;;
+	debug-private_mem_conversions_test | debug-guest_memfd_large_poison_test) echo 150 ;;
+	debug-guest_memfd_large_test | debug-guest_memfd_unload_test.sh) echo 120 ;;
+	debug-guest_memfd_inject_test) echo 100 ;;
+	debug-memory_attributes_test) echo 70 ;;
+	debug-private_mem_caches_test | debug-private_mem_emulation_test) echo 55 ;;
+	debug-guest_memfd_large_shared_test) echo 60 ;;
+	debug-guest_memfd_*test | debug-private_mem_*test | debug-*memory*test) echo 35 ;;
 	debug-*) echo 15 ;;
 	*-access_tracking_perf_test) echo 135 ;;
 	*-dirty_log_test) echo 105 ;;
