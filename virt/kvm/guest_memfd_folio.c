@@ -32,6 +32,8 @@
 
 /* Jiffies to wait for references that are not meant to last. */
 #define PATIENCE	5
+/* The same for memory failure, which has one try and is rare. */
+#define MEMORY_FAILURE_PATIENCE	(HZ / 5)
 
 static uint max_order = PMD_SHIFT - PAGE_SHIFT;
 module_param_named(gmem_max_order, max_order, uint, 0644);
@@ -453,10 +455,33 @@ static int refuse_to_migrate(struct address_space *mapping, struct folio *dst,
 }
 
 /*
+ * Does nobody use the page?  Who looks a page up has a reference for a moment, so wait for
+ * one without.  After that it does not matter who takes another: the page is marked as
+ * poisoned, and whoever finds that lets it be.
+ *
+ * Who pins the page does not let go; nor does who waits for the folio's lock.
+ */
+static bool wait_for_lookups(struct folio *folio)
+{
+	/* The page cache's, for each page, and memory failure's own. */
+	int expected = folio_nr_pages(folio) + 1;
+	unsigned long end = jiffies + MEMORY_FAILURE_PATIENCE;
+
+	while (folio_ref_count(folio) > expected) {
+		if (time_after(jiffies, end))
+			return false;
+		schedule_timeout_uninterruptible(1);
+	}
+
+	return true;
+}
+
+/*
  * Memory failure, called with the folio locked and its page marked as poisoned.
  * Unmap it; the next access finds the mark and exits with EHWPOISON.  The page
  * stays in the file, as a fresh one would read as zeroes where the guest has
- * data; a hole gets rid of it.
+ * data; a hole gets rid of it.  -EBUSY if somebody goes on using it: then the machine
+ * check handler kills the VMM.
  *
  * The folio being locked and in the mapping, the file is not beyond the
  * truncation in its release: the kvm_gmem is alive.
@@ -471,7 +496,7 @@ static int handle_memory_failure(struct address_space *mapping,
 	kvm_gmem_invalidate_begin(gmem, index, index + 1, index, index + 1);
 	kvm_gmem_invalidate_end(gmem);
 
-	return 0;
+	return wait_for_lookups(page_folio(page)) ? 0 : -EBUSY;
 }
 
 const struct address_space_operations kvm_gmem_aops = {

@@ -10,6 +10,7 @@
  * See gmem_poison.h for what this needs.
  */
 #include "gmem_poison.h"
+#include "gmem_trace.h"
 
 #include <pthread.h>
 
@@ -27,6 +28,7 @@
 #define PRIVATE		KVM_MEMORY_EXIT_FLAG_PRIVATE
 
 #define LOOPS		30
+#define LOOKUPS		200
 
 enum {
 	OP_READ,
@@ -237,8 +239,13 @@ TEST_F(poison, failure_of_mapped_page)
 {
 	uint64_t pfn = victim_pfn(self);
 
+	ASSERT_TRUE(gmem_trace_start());
 	ASSERT_EQ(0, write_number(POISON, pfn));
 	EXPECT_TRUE(is_poisoned(pfn));
+	EXPECT_TRUE(gmem_traced("kvm_gmem_poison: ino %lu index %#lx pfn %#lx",
+				gmem_inode_number(self->fd),
+				self->file_offset / PAGE_SIZE + self->victim, pfn));
+	gmem_trace_stop();
 	expect_poison_exit(self, OP_READ, self->victim);
 	expect_poison_exit(self, OP_WRITE, self->victim);
 	expect_words(self, false);
@@ -364,6 +371,42 @@ TEST_F(poison, failure_while_punching)
 		ASSERT_EQ(0, guest_read(self, self->victim));
 	}
 	puncher.stop = true;
+	pthread_join(thread, NULL);
+}
+
+static void *allocate_victim(void *arg)
+{
+	struct puncher *p = arg;
+	FIXTURE_DATA(poison) *self = p->self;
+
+	while (!p->stop)
+		gmem_allocate(self->fd, self->file_offset + self->victim * PAGE_SIZE,
+			      PAGE_SIZE);
+	return NULL;
+}
+
+/*
+ * Who looks the page up has a reference for a moment: memory failure must not say that
+ * the page is still in use, for which the machine check handler kills the VMM.
+ */
+TEST_F(poison, failure_while_allocating)
+{
+	struct puncher allocator = { .self = self };
+	pthread_t thread;
+	uint64_t pfn;
+	int i;
+
+	ASSERT_EQ(0, pthread_create(&thread, NULL, allocate_victim, &allocator));
+	for (i = 0; i < LOOKUPS; i++) {
+		clear_trace();
+		rebind_slot(self);
+		guest_write(self, self->victim, WORD(i));
+		pfn = victim_pfn(self);
+		ASSERT_EQ(0, write_number(POISON, pfn));
+		punch(self, self->victim, 1);
+		ASSERT_EQ(0, write_number(UNPOISON, pfn));
+	}
+	allocator.stop = true;
 	pthread_join(thread, NULL);
 }
 
