@@ -64,14 +64,17 @@ void kvm_gmem_show_fdinfo(struct seq_file *m, struct file *file)
 	seq_printf(m, "gmem-size:\t%lld\n", i_size_read(mapping->host));
 	seq_printf(m, "gmem-flags:\t%#llx\n", kvm_gmem_inode(mapping->host)->flags);
 	seq_printf(m, "gmem-vm-pid:\t%d\n", gmem->kvm->userspace_pid);
+	/* A process may have several VMs. */
+	if (!IS_ERR(gmem->kvm->debugfs_dentry))
+		seq_printf(m, "gmem-vm-debugfs:\t%pd\n", gmem->kvm->debugfs_dentry);
 	seq_printf(m, "gmem-allocated:\t%llu\n", (u64)pages << PAGE_SHIFT);
 	seq_printf(m, "gmem-folios-4k:\t%lu\n", pages - (large << order));
 	seq_printf(m, "gmem-folios-2m:\t%lu\n", large);
 
 	mutex_lock(&gmem->bindings_lock);
 	xa_for_each(&gmem->bindings, index, slot) {
-		/* One memslot may be several entries. */
-		if (slot == prev)
+		/* One memslot may be several entries, and may be about to fail. */
+		if (slot == prev || !smp_load_acquire(&slot->gmem.ready))
 			continue;
 		prev = slot;
 		seq_printf(m, "gmem-binding:\tslot %d as %u gpa %#llx size %#llx offset %#llx\n",

@@ -9,13 +9,9 @@
  * folio from being split.
  */
 #include "gmem_large.h"
+#include "gmem_trace.h"
 
 #include <pthread.h>
-#include <stdarg.h>
-
-#define TRACING		"/sys/kernel/debug/tracing"
-#define EVENTS		TRACING "/instances/gmem_show/events/kvm_gmem"
-#define TRACE		TRACING "/instances/gmem_show/trace"
 
 #define NR_RANGES	3000UL
 
@@ -135,6 +131,11 @@ TEST_F(show, bindings)
 
 	read_fdinfo(l->env.fd, text, sizeof(self->text));
 	ASSERT_EQ(0, lines_with(text, "gmem-binding:"));
+	/* Which VM of this process, where debugfs tells. */
+	if (!access("/sys/kernel/debug/kvm", R_OK)) {
+		snprintf(want, sizeof(want), "gmem-vm-debugfs:\t%d-%d\n", getpid(), vm->fd);
+		ASSERT_EQ(1, lines_with(text, want)) { TH_LOG("%s not in\n%s", want, text); }
+	}
 
 	vm_bind_gmem(vm, SLOT, GPA, BYTES(npages[0]), l->env.fd, BYTES(5));
 	vm_bind_gmem(vm, SLOT + 1, PAGE_GPA(1000), BYTES(npages[1]), l->env.fd, BYTES(700));
@@ -292,7 +293,8 @@ TEST_F(show, attributes_change_meanwhile)
 	ASSERT_EQ(0, pthread_create(&thread, NULL, convert, vm));
 	do {
 		rewind(file);
-		first = second = false;
+		first = false;
+		second = false;
 		previous = 0;
 		while (next_range(file, &start, &last, what)) {
 			ASSERT_TRUE(start < last && (!start || start > previous));
@@ -438,72 +440,45 @@ TEST_F(show, private_pages_in_place)
 
 /* Trace events. */
 
-/* Is there a line with this event and these fields? */
-static bool traced(const char *format, ...)
-{
-	char line[512], want[256];
-	bool found = false;
-	va_list args;
-	FILE *file;
-
-	va_start(args, format);
-	vsnprintf(want, sizeof(want), format, args);
-	va_end(args);
-	file = fopen(TRACE, "r");
-	TEST_ASSERT(file, "trace, errno: %d", errno);
-	while (!found && fgets(line, sizeof(line), file))
-		found = strstr(line, want);
-	fclose(file);
-	if (!found)
-		fprintf(stderr, "# No event '%s'\n", want);
-	return found;
-}
-
 TEST_F(show, events)
 {
 	struct large *l = &self->large;
 	struct kvm_vm *vm = l->env.vm;
-	struct stat stat;
 	uint64_t ino, gfn = GPA / PAGE_SIZE;
 	int fd;
 
-	if (access(TRACING "/instances", W_OK))
+	if (!gmem_trace_start())
 		SKIP(return, "no tracing");
-	rmdir(TRACING "/instances/gmem_show");
-	ASSERT_EQ(0, mkdir(TRACING "/instances/gmem_show", 0700));
-	write_line(EVENTS "/enable", "1");
 
 	fd = vm_create_guest_memfd(vm, BYTES(20), FLAG_WRITE);
-	ASSERT_EQ(0, fstat(fd, &stat));
-	ino = stat.st_ino;
-	EXPECT_TRUE(traced("kvm_gmem_create: ino %lu size %#lx flags %#lx", ino,
-			   BYTES(20), (unsigned long)FLAG_WRITE));
+	ino = gmem_inode_number(fd);
+	EXPECT_TRUE(gmem_traced("kvm_gmem_create: ino %lu size %#lx flags %#lx", ino,
+				BYTES(20), (unsigned long)FLAG_WRITE));
 	vm_bind_gmem(vm, SLOT, GPA, BYTES(10), fd, BYTES(7));
-	EXPECT_TRUE(traced("kvm_gmem_bind: ino %lu slot %u gfn %#lx npages 0xa index 0x7",
-			   ino, SLOT, gfn));
+	EXPECT_TRUE(gmem_traced("kvm_gmem_bind: ino %lu slot %u gfn %#lx npages 0xa index 0x7",
+				ino, SLOT, gfn));
 	vm_mem_set_private(vm, GPA, BYTES(10));
-	EXPECT_TRUE(traced("kvm_gmem_convert: gfn %#lx to %#lx attributes 0x8 err 0", gfn,
-			   gfn + 10));
+	EXPECT_TRUE(gmem_traced("kvm_gmem_convert: gfn %#lx to %#lx attributes 0x8 err 0", gfn,
+				gfn + 10));
 	guest_do(&l->env, OP_WRITE, 3, 1, 0);
-	EXPECT_TRUE(traced("kvm_gmem_fault: vcpu 0 gfn %#lx pfn 0x", gfn + 3));
-	EXPECT_TRUE(traced("order 0 private err 0"));
+	EXPECT_TRUE(gmem_traced("kvm_gmem_fault: vcpu 0 gfn %#lx pfn 0x", gfn + 3));
+	EXPECT_TRUE(gmem_traced("order 0 private err 0"));
 	gmem_punch_hole(fd, BYTES(8), BYTES(4));
-	EXPECT_TRUE(traced("kvm_gmem_punch: ino %lu index 0x8 to 0xc err 0", ino));
+	EXPECT_TRUE(gmem_traced("kvm_gmem_punch: ino %lu index 0x8 to 0xc err 0", ino));
 	vm_delete_slot(vm, SLOT);
-	EXPECT_TRUE(traced("kvm_gmem_unbind: ino %lu slot %u gfn %#lx npages 0xa index 0x7",
-			   ino, SLOT, gfn));
+	EXPECT_TRUE(gmem_traced("kvm_gmem_unbind: ino %lu slot %u gfn %#lx npages 0xa index 0x7",
+				ino, SLOT, gfn));
 
 	/* The last close unbinds, once, though the range is several blocks. */
 	vm_bind_gmem(vm, SLOT + 1, GPA, BYTES(7), fd, BYTES(1));
 	close(fd);
-	EXPECT_TRUE(traced("kvm_gmem_unbind: ino %lu slot %u gfn %#lx npages 0x7 index 0x1",
-			   ino, SLOT + 1, gfn));
+	EXPECT_TRUE(gmem_traced("kvm_gmem_unbind: ino %lu slot %u gfn %#lx npages 0x7 index 0x1",
+				ino, SLOT + 1, gfn));
 	set_cmd(&l->env, OP_WRITE, 2, 1, 0);
 	vcpu_run_memory_fault(l->env.vcpu, PAGE_GPA(2), KVM_MEMORY_EXIT_FLAG_PRIVATE);
-	EXPECT_TRUE(traced("kvm_gmem_fault: vcpu 0 gfn %#lx pfn 0x0 order 0 private err -14",
-			   gfn + 2));
-	write_line(EVENTS "/enable", "0");
-	EXPECT_EQ(0, rmdir(TRACING "/instances/gmem_show"));
+	EXPECT_TRUE(gmem_traced("kvm_gmem_fault: vcpu 0 gfn %#lx pfn 0x0 order 0 private err -14",
+				gfn + 2));
+	gmem_trace_stop();
 }
 
 int main(int argc, char *argv[])

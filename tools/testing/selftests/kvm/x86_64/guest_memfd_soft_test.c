@@ -10,6 +10,7 @@
  * vCPU, or a mapping, from before the launch was finished.
  */
 #include "gmem_soft.h"
+#include "gmem_trace.h"
 
 #include <signal.h>
 #include <sys/time.h>
@@ -425,6 +426,26 @@ TEST_F(launch, contents_reach_the_guest)
 	for (i = 0; i < SIZE; i++)
 		ASSERT_EQ(SHARED_BYTE, env->hva[0][i]);
 	expect_measurement(env);
+}
+
+/* What a launch has come to can be followed from outside. */
+TEST_F(launch, populate_is_traced)
+{
+	struct env *env = &self->env;
+	uint64_t gfn = PAGE(3) / PAGE_SIZE;
+
+	if (!gmem_trace_start())
+		SKIP(return, "no tracing");
+
+	populate(env, 3, 4);
+	EXPECT_TRUE(gmem_traced("kvm_gmem_populate: gfn %#lx npages 0x4 done 4\n", gfn));
+	/* Only as far as there is nothing yet. */
+	populate_fails(env, PAGE(1), 4 * PAGE_SIZE, env->src[1], EEXIST, 2);
+	EXPECT_TRUE(gmem_traced("kvm_gmem_populate: gfn %#lx npages 0x4 done 2\n", gfn - 2));
+	populate_fails(env, PAGE(3), PAGE_SIZE, env->src[3], EEXIST, 0);
+	EXPECT_TRUE(gmem_traced("kvm_gmem_populate: gfn %#lx npages 0x1 done %d\n", gfn,
+				-EEXIST));
+	gmem_trace_stop();
 }
 
 /* The same bytes at the same places give the same digest, and another at each step. */
