@@ -372,6 +372,24 @@ said()
 		END { print skip ? skip : failed }'
 }
 
+# What a test says of each case that failed; and at its end, if it is that which failed.
+failed_cases()
+{
+	output_of "$1" | awk '
+		{ said[n++] = $0 }
+		/^not ok [0-9]+ / {
+			print "    " $0
+			for (i = n > 15 ? n - 15 : 0; i < n - 1; i++)
+				print "    # " said[i]
+			shown = 1
+		}
+		/^(not )?ok [0-9]+ / { n = 0 }
+		END {
+			for (i = n > 15 ? n - 15 : 0; !shown && i < n; i++)
+				print "    # " said[i]
+		}'
+}
+
 passed=0
 failed=0
 skipped=0
@@ -438,8 +456,7 @@ report()
 	fi
 	if [ -n "$problem" ]; then
 		echo "not ok $name: $problem ($seconds s)$cases"
-		output_of "$name" | grep '^not ok ' | sed 's/^/    /' || :
-		output_of "$name" | tail -n 15 | sed 's/^/    # /'
+		failed_cases "$name"
 	else
 		echo "ok $name ($seconds s)$cases"
 	fi
