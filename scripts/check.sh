@@ -87,27 +87,34 @@ shell_scripts()
 		$(find tools -name '*.sh')
 }
 
-# Left out everywhere: the reminder to update MAINTAINERS, as one entry covers all
-# new files; commits of mainline, which the base's history does not have; and a
-# struct file_operations that is const, as its owner is set when KVM is loaded.
-# Left out in tests and tools, too: volatile, by which guest and host look at one
-# word; macros of the kernel that programs do not have; blanks around the "*" of a
-# pointer to a type that checkpatch does not know; macros that expand to lists, or
-# that skip a test, which is a return; and errno values as system calls have them.
+# --strict. Left out everywhere: the reminder to update MAINTAINERS, as one entry covers
+# all new files; commits of mainline, which the base's history does not have; a struct
+# file_operations that is const, as its owner is set when KVM is loaded; and arguments
+# that a macro uses twice, none of which have side effects.
+# Left out where trace events are defined: lines that end with "(", and alignment with a
+# "(", as TP_STRUCT__entry() is written.
+# Left out in tests and tools, too: volatile, by which guest and host look at one word;
+# macros of the kernel that programs do not have, as BIT(); blanks around the "*" of a
+# pointer to a type that checkpatch does not know; macros that expand to lists, that skip
+# a test, which is a return, or that take the name of a field; alignment within calls in
+# calls of ASSERT_EQ(); _Static_assert(); and errno values as system calls have them.
 checkpatch()
 {
-	ignore=FILE_PATH_CHANGES,UNKNOWN_COMMIT_ID,CONST_STRUCT
+	ignore=FILE_PATH_CHANGES,UNKNOWN_COMMIT_ID,CONST_STRUCT,MACRO_ARG_REUSE
+	trace=$ignore,OPEN_ENDED_LINE,PARENTHESIS_ALIGNMENT
 	tools=$ignore,VOLATILE,SPACING,PREFER_DEFINED_ATTRIBUTE_MACRO,COMPLEX_MACRO
 	tools=$tools,EMBEDDED_FUNCTION_NAME,INCLUDE_LINUX,LONG_LINE_STRING,LINE_SPACING,ARRAY_SIZE,BRACKET_SPACE
-	tools=$tools,MACRO_WITH_FLOW_CONTROL,USE_NEGATIVE_ERRNO,ENOSYS
-	export ignore tools
+	tools=$tools,MACRO_WITH_FLOW_CONTROL,USE_NEGATIVE_ERRNO,ENOSYS,BIT_MACRO,CAMELCASE,MACRO_ARG_PRECEDENCE
+	tools=$tools,PARENTHESIS_ALIGNMENT
+	export ignore trace tools
 	# It looks for Python modules to check licence tags and does without.
 	# shellcheck disable=SC2016 # for the other shell
 	find "$OUT/series" -name '[0-9]*.patch' ! -name '0000-*' | sort |
 		(cd "$OUT/linux" && xargs -P "$J" -n 1 sh -c '
 			types=$ignore
+			! grep -q "^diff --git a/include/trace/" "$1" || types=$trace
 			! grep -q "^diff --git a/tools/" "$1" || types=$tools
-			scripts/checkpatch.pl --quiet --ignore "$types" "$1" 2>/dev/null' sh)
+			scripts/checkpatch.pl --strict --quiet --ignore "$types" "$1" 2>/dev/null' sh)
 }
 
 arm64()

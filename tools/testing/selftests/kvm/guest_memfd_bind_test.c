@@ -595,7 +595,8 @@ TEST_F(bind, close_then_delete)
 	close(self->fd);
 
 	/* What is left is a slot that can only be deleted. */
-	self->fd = fd = vm_create_guest_memfd(self->vm, self->size, 0);
+	fd = vm_create_guest_memfd(self->vm, self->size, 0);
+	self->fd = fd;
 	ASSERT_EQ(EINVAL, bind_errno(self->vm, SLOT, GPA, self->size, fd, 0));
 	ASSERT_EQ(EINVAL, errno_of(__vm_set_user_memory_region2(self->vm, SLOT, 0, GPA,
 								self->size, NULL, -1, 0)));
