@@ -54,6 +54,7 @@ void kvm_gmem_show_fdinfo(struct seq_file *m, struct file *file)
 	struct address_space *mapping = file->f_mapping;
 	unsigned int order = kvm_gmem_inode(mapping->host)->max_order;
 	struct kvm_gmem *gmem = file->private_data;
+	struct kvm_vm_stat_generic *stat = &gmem->kvm->stat.generic;
 	struct kvm_memory_slot *slot, *prev = NULL;
 	unsigned long index, large, pages;
 
@@ -67,6 +68,9 @@ void kvm_gmem_show_fdinfo(struct seq_file *m, struct file *file)
 	/* A process may have several VMs. */
 	if (!IS_ERR(gmem->kvm->debugfs_dentry))
 		seq_printf(m, "gmem-vm-debugfs:\t%pd\n", gmem->kvm->debugfs_dentry);
+	/* Attributes are those of gfns, whatever file is bound there. */
+	seq_printf(m, "gmem-vm-to-private:\t%llu\n", stat->gmem_to_private);
+	seq_printf(m, "gmem-vm-to-shared:\t%llu\n", stat->gmem_to_shared);
 	seq_printf(m, "gmem-allocated:\t%llu\n", (u64)pages << PAGE_SHIFT);
 	seq_printf(m, "gmem-folios-4k:\t%lu\n", pages - (large << order));
 	seq_printf(m, "gmem-folios-2m:\t%lu\n", large);

@@ -343,6 +343,8 @@ TEST_F(show, counters)
 	vm_mem_set_shared(vm, GPA, BYTES(4));
 	ASSERT_EQ(1, gmem_counter(vm, "gmem_to_private"));
 	ASSERT_EQ(2, gmem_counter(vm, "gmem_to_shared"));
+	ASSERT_EQ(1, fdinfo(l->env.fd, "gmem-vm-to-private"));
+	ASSERT_EQ(2, fdinfo(l->env.fd, "gmem-vm-to-shared"));
 
 	/* The file is gone: each run is an exit. */
 	ASSERT_EQ(0, vcpu_get_stat(l->env.vcpu, "memory_fault_exits"));
