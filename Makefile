@@ -69,7 +69,7 @@ bench: tree	## measure what it costs, next to PEER=6.12 or none (out/bench)
 	$(if $(filter none,$(PEER)),,$(scripts)/setup.sh --bench)
 	$(scripts)/bench.sh $(if $(PEER),--peer $(PEER))
 
-series: tree	## write the series for git am (out/series)
+series: tree	## write the series for git am and quilt (out/series)
 	$(scripts)/series.sh
 
 deb: tree	## Debian packages of the kernel, of gmem_vmm and of the tests (out/deb)

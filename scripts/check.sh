@@ -129,7 +129,7 @@ stage 'composer tests' "$scripts/tests/composer_test.sh"
 stage 'gmem_vmm command line' "$scripts/tests/gmem_vmm_cli_test.sh"
 stage fetch "$scripts/fetch.sh"
 stage compose "$scripts/compose.sh"
-stage 'series applies with git am' "$scripts/series.sh" --verify
+stage 'series applies with git am and quilt' "$scripts/series.sh" --verify
 stage checkpatch checkpatch
 stage documents "$scripts/docs.sh"
 stage 'compiles with the features off' "$scripts/kernel.sh" --config off --target arch/x86/kvm/

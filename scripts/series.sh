@@ -3,16 +3,19 @@
 #
 # Export the composed series as complete patches, 0001-....patch and so on, with
 # a cover letter, 0000-cover-letter.patch, made of patches/cover-letter (first
-# line subject, then text), a list of the patches and a diffstat. On a clean tree
-# of the base all of them apply with: git am --empty=drop DIR/*.patch
+# line subject, then text), a list of the patches and a diffstat; and a file "series",
+# which makes DIR a directory for quilt. In a clean tree of the base all of them apply
+# with either of
+#	git am --empty=drop DIR/*.patch
+#	QUILT_PATCHES=DIR quilt push -a		(DIR has to be absolute)
 #
 # Options:
 #   --tree DIR    kernel tree (default OUT/linux); its HEAD is what is exported
 #   --base REV    the commit in it that the series starts from (default base)
 #   --output DIR  where to write (default OUT/series)
-#   --verify      apply the result to a clean tree of the base with git am, print
-#                 the id of the resulting git tree, and fail if it is not the one
-#                 that was exported
+#   --verify      apply the result to a clean tree of the base with git am, and to
+#                 another with quilt, print the id of the resulting git tree, and fail
+#                 if it is not the one that was exported
 #   -h, --help    print this text
 #
 # Environment: OUT output directory (default out).
@@ -70,6 +73,7 @@ git -C "$tree" format-patch -q --numbered --zero-commit --no-signature --full-in
 mkdir -p "$output"
 rm -f "$output"/[0-9][0-9][0-9][0-9]-*.patch
 cp "$tmp/series"/*.patch "$output"
+(cd "$tmp/series" && ls) | sed 1d >"$output/series"
 say "$output: $count patches and a cover letter"
 [ -n "$verify" ] || exit 0
 
@@ -91,4 +95,17 @@ have=$(git -C "$clone" rev-parse 'HEAD^{tree}')
 [ "$have" = "$want" ] || die "git am of $output gives tree $have, but $tree has $want"
 [ "$(git -C "$clone" rev-list --count "$base..HEAD")" = "$count" ] ||
 	die "git am of $output does not give $count commits"
+
+git -C "$clone" checkout -q "$base"
+(
+	cd "$clone"
+	export QUILT_PATCHES="$output" QUILT_PC="$tmp/pc"
+	quilt --quiltrc - push -a >"$tmp/quilt.log" 2>&1
+) || {
+	tail -n 20 "$tmp/quilt.log" >&2
+	die "quilt cannot apply the patches in $output"
+}
+git -C "$clone" add -f -A
+have=$(git -C "$clone" write-tree)
+[ "$have" = "$want" ] || die "quilt push -a of $output gives tree $have, but $tree has $want"
 echo "$have"

@@ -22,7 +22,7 @@ set -eu
 # rebuilds; emulator and its guest; emulator of Intel processors, its firmware and what
 # it boots from; documents; checks.
 packages="
-	linux-source-6.1 git xz-utils
+	linux-source-6.1 git quilt xz-utils
 	build-essential gcc-aarch64-linux-gnu flex bison bc libelf-dev libssl-dev kmod
 	ccache
 	qemu-system-x86 busybox-static cpio
