@@ -87,6 +87,7 @@ u64 kvm_get_memory_attributes(struct kvm *kvm, gfn_t gfn)
 
 	return kvm_find_memory_attributes(kvm, gfn, &first, &last);
 }
+EXPORT_SYMBOL_GPL(kvm_get_memory_attributes);
 
 bool kvm_range_has_memory_attributes(struct kvm *kvm, gfn_t start, gfn_t end,
 				     u64 attributes)
