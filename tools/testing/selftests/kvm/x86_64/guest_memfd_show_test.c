@@ -110,6 +110,21 @@ TEST_F(show, odd_size)
 	close(fd);
 }
 
+/* A file that has pages only. */
+TEST_F(show, pages_only)
+{
+	int fd;
+
+	set_max_order("0");
+	fd = vm_create_guest_memfd(self->large.env.vm, BYTES(ALL), 0);
+	gmem_allocate(fd, 0, BYTES(ALL));
+	EXPECT_EQ(ALL, fdinfo(fd, "gmem-folios-4k"));
+	EXPECT_EQ(0, fdinfo(fd, "gmem-folios-2m"));
+	EXPECT_EQ(BYTES(ALL), fdinfo(fd, "gmem-allocated"));
+	close(fd);
+	set_max_order("9");
+}
+
 static unsigned int lines_with(const char *text, const char *word)
 {
 	unsigned int n = 0;
