@@ -130,6 +130,7 @@ bool kvm_gmem_wants_huge(void);
 unsigned int kvm_gmem_wanted_order(struct inode *inode, pgoff_t index);
 gfp_t kvm_gmem_gfp(struct address_space *mapping, unsigned int order);
 struct folio *kvm_gmem_get_folio(struct inode *inode, pgoff_t index);
+bool kvm_gmem_lock_or_put(struct folio *folio);
 int kvm_gmem_add_folio(struct address_space *mapping, struct folio *folio,
 		       pgoff_t index);
 struct folio *kvm_gmem_get_empty_folio(struct address_space *mapping,

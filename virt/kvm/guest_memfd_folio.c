@@ -33,7 +33,7 @@
 /* Jiffies to wait for references that are not meant to last. */
 #define PATIENCE	5
 /* The same for memory failure, which has one try and is rare. */
-#define MEMORY_FAILURE_PATIENCE	(HZ / 5)
+#define MEMORY_FAILURE_PATIENCE	50
 
 static uint max_order = PMD_SHIFT - PAGE_SHIFT;
 module_param_named(gmem_max_order, max_order, uint, 0644);
@@ -165,6 +165,21 @@ static struct folio *add_any_folio(struct address_space *mapping, pgoff_t index)
 }
 
 /*
+ * Lock @folio, or wait until whoever has it locked is done with it, drop the caller's
+ * reference, and return false: then it is to be looked up again.  Who waits with a
+ * reference has it for as long as the other has the lock, and memory failure, which has
+ * that, would wait in vain, see wait_for_lookups().
+ */
+bool kvm_gmem_lock_or_put(struct folio *folio)
+{
+	if (folio_trylock(folio))
+		return true;
+
+	folio_put_wait_locked(folio, TASK_UNINTERRUPTIBLE);
+	return false;
+}
+
+/*
  * The folio at @index, allocated if need be, with a reference.  If it is up to date
  * it is not locked; else it is, and the caller clears or fills it if it is about to
  * be used.
@@ -189,7 +204,8 @@ static struct folio *grab_folio(struct address_space *mapping, pgoff_t index)
 			return folio;
 
 		/* Being cleared or filled, or allocated ahead. */
-		folio_lock(folio);
+		if (!kvm_gmem_lock_or_put(folio))
+			continue;
 		if (folio->mapping == mapping && !folio_test_uptodate(folio))
 			return folio;
 		folio_unlock(folio);
@@ -459,16 +475,16 @@ static int refuse_to_migrate(struct address_space *mapping, struct folio *dst,
  * one without.  After that it does not matter who takes another: the page is marked as
  * poisoned, and whoever finds that lets it be.
  *
- * Who pins the page does not let go; nor does who waits for the folio's lock.
+ * Who pins the page does not let go.  Nor does a fault that has found the page and waits
+ * for the folio's lock to prepare it for the guest.
  */
 static bool wait_for_lookups(struct folio *folio)
 {
 	/* The page cache's, for each page, and memory failure's own. */
-	int expected = folio_nr_pages(folio) + 1;
-	unsigned long end = jiffies + MEMORY_FAILURE_PATIENCE;
+	int i, expected = folio_nr_pages(folio) + 1;
 
-	while (folio_ref_count(folio) > expected) {
-		if (time_after(jiffies, end))
+	for (i = 0; folio_ref_count(folio) > expected; i++) {
+		if (i == MEMORY_FAILURE_PATIENCE)
 			return false;
 		schedule_timeout_uninterruptible(1);
 	}

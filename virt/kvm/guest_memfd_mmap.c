@@ -83,7 +83,9 @@ static vm_fault_t fault_in_folio(struct kvm_gmem *gmem, struct inode *inode,
 		return VM_FAULT_HWPOISON;
 	}
 
-	folio_lock(folio);
+	/* The access is repeated. */
+	if (!kvm_gmem_lock_or_put(folio))
+		return VM_FAULT_NOPAGE;
 	if (folio_test_large(folio) &&
 	    !may_touch(gmem, inode, folio->index,
 		       folio->index + folio_nr_pages(folio)) &&
