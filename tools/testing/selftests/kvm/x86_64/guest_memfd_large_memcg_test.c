@@ -537,6 +537,9 @@ static struct setting {
 	const char *value;
 	char old[128];
 } settings[] = {
+	/* Nobody else makes large pages of small ones meanwhile. */
+	{ "/proc/sys/vm/compaction_proactiveness", "0" },
+	{ "/sys/kernel/mm/transparent_hugepage/khugepaged/defrag", "0" },
 	/* What is kept for emergencies would be free, and large, afterwards. */
 	{ "/proc/sys/vm/min_free_kbytes", "1024" },
 	/* As many numbers as the kernel has zones, all of them 0. */
