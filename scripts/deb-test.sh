@@ -158,13 +158,15 @@ fakeroot sh "$tmp/make-disk" "$tmp" "$disk" "$release"
 rm -rf "$tmp/root" "$tmp/root.tar"
 
 # machine ROW MEMORY: boot one for the tests of that row, see scripts/deb/job
+# A processor that is emulated on a busy machine may stand still for as long as the
+# watchdog waits otherwise.
 status=0
 machine()
 {
 	row_log=${log%.log}-$1.log
 	"$REPO/scripts/boot.sh" --quiet --disk "$disk/disk" --kernel "$disk/vmlinuz" --initrd "$disk/initrd" \
 		--mem "$2" --each "$each" --timeout "$((each * 3 + 300))" --log "$row_log" \
-		--append "systemd.show_status=0 gmem_row=$1 $append" || status=$?
+		--append "systemd.show_status=0 watchdog_thresh=60 gmem_row=$1 $append" || status=$?
 	tr -d '\r' <"${row_log%.log}.out" >>"$tmp/output"
 	cat "${row_log%.log}.result" >>"$tmp/result"
 }
