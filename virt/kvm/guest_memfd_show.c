@@ -78,7 +78,7 @@ void kvm_gmem_show_fdinfo(struct seq_file *m, struct file *file)
 	mutex_lock(&gmem->bindings_lock);
 	xa_for_each(&gmem->bindings, index, slot) {
 		/* One memslot may be several entries, and may be about to fail. */
-		if (slot == prev || !smp_load_acquire(&slot->gmem.ready))
+		if (slot == prev || !READ_ONCE(slot->gmem.ready))
 			continue;
 		prev = slot;
 		seq_printf(m, "gmem-binding:\tslot %d as %u gpa %#llx size %#llx offset %#llx\n",

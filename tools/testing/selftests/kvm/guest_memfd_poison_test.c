@@ -347,33 +347,6 @@ static void *punch_neighbours(void *arg)
 	return NULL;
 }
 
-/*
- * Memory failure has the folio and wants the bindings, a hole has the bindings
- * or the file and wants the folio.
- */
-TEST_F(poison, failure_while_punching)
-{
-	struct puncher puncher = { .self = self };
-	pthread_t thread;
-	uint64_t pfn;
-	int i;
-
-	ASSERT_EQ(0, pthread_create(&thread, NULL, punch_neighbours, &puncher));
-	for (i = 0; i < LOOPS; i++) {
-		clear_trace();
-		rebind_slot(self);
-		guest_write(self, self->victim, WORD(i));
-		pfn = victim_pfn(self);
-		ASSERT_EQ(0, write_number(POISON, pfn));
-		expect_poison_exit(self, OP_READ, self->victim);
-		punch(self, self->victim, 1);
-		ASSERT_EQ(0, write_number(UNPOISON, pfn));
-		ASSERT_EQ(0, guest_read(self, self->victim));
-	}
-	puncher.stop = true;
-	pthread_join(thread, NULL);
-}
-
 static void *allocate_victim(void *arg)
 {
 	struct puncher *p = arg;
@@ -385,29 +358,46 @@ static void *allocate_victim(void *arg)
 	return NULL;
 }
 
+/* The victim fails and comes back, again and again, while @other does what it does. */
+static void fail_meanwhile(FIXTURE_DATA(poison) *self, void *(*other)(void *), int loops)
+{
+	struct puncher puncher = { .self = self };
+	pthread_t thread;
+	uint64_t pfn;
+	int i;
+
+	TEST_ASSERT_EQ(pthread_create(&thread, NULL, other, &puncher), 0);
+	for (i = 0; i < loops; i++) {
+		clear_trace();
+		rebind_slot(self);
+		guest_write(self, self->victim, WORD(i));
+		pfn = victim_pfn(self);
+		TEST_ASSERT_EQ(write_number(POISON, pfn), 0);
+		expect_poison_exit(self, OP_READ, self->victim);
+		punch(self, self->victim, 1);
+		TEST_ASSERT_EQ(write_number(UNPOISON, pfn), 0);
+		TEST_ASSERT_EQ(guest_read(self, self->victim), 0UL);
+	}
+	puncher.stop = true;
+	pthread_join(thread, NULL);
+}
+
+/*
+ * Memory failure has the folio and wants the bindings, a hole has the bindings
+ * or the file and wants the folio.
+ */
+TEST_F(poison, failure_while_punching)
+{
+	fail_meanwhile(self, punch_neighbours, LOOPS);
+}
+
 /*
  * Who looks the page up has a reference for a moment: memory failure must not say that
  * the page is still in use, for which the machine check handler kills the VMM.
  */
 TEST_F(poison, failure_while_allocating)
 {
-	struct puncher allocator = { .self = self };
-	pthread_t thread;
-	uint64_t pfn;
-	int i;
-
-	ASSERT_EQ(0, pthread_create(&thread, NULL, allocate_victim, &allocator));
-	for (i = 0; i < LOOKUPS; i++) {
-		clear_trace();
-		rebind_slot(self);
-		guest_write(self, self->victim, WORD(i));
-		pfn = victim_pfn(self);
-		ASSERT_EQ(0, write_number(POISON, pfn));
-		punch(self, self->victim, 1);
-		ASSERT_EQ(0, write_number(UNPOISON, pfn));
-	}
-	allocator.stop = true;
-	pthread_join(thread, NULL);
+	fail_meanwhile(self, allocate_victim, LOOKUPS);
 }
 
 int main(int argc, char *argv[])
