@@ -11,8 +11,8 @@
 #   RANGE          commits of OUT/linux to build (default base..series)
 #   -h, --help     print this text
 #
-# Environment: OUT output directory (default out), J parallel jobs, CC compiler; LLVM=1 compiles
-# with Clang and LLVM's tools.
+# Environment: OUT output directory (default out), J parallel jobs, CC compiler;
+# LLVM=1 compiles with Clang and LLVM's tools (scripts/builds.sh --setup).
 #
 # Exit status: 0 all built, and booted if asked for; 1 some did not; 2 wrong usage.
 set -eu

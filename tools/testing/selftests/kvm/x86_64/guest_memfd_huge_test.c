@@ -564,8 +564,8 @@ TEST_F(huge, killed)
 }
 
 /*
- * Not the free ones alone: to get 1 GiB in one piece, the kernel drops page cache, and
- * others read files.
+ * Free, or page cache, which counts as available: to get 1 GiB in one piece the kernel
+ * drops some of it, and others read files meanwhile.
  */
 static long available_pages(void)
 {
