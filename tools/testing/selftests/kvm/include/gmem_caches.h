@@ -496,8 +496,13 @@ static inline void guest_main(uint64_t id)
 			(void)*word(0);
 			break;
 		case CMD_SPIN:
+			/*
+			 * Without PAUSE.  Where that exits, vCPUs that spin on one
+			 * processor would hand it to each other, which KVM does not
+			 * tell the guest; they would not be preempted.
+			 */
 			while (!READ_ONCE(guest_stop))
-				asm volatile("pause");
+				barrier();
 			GUEST_ASSERT(!READ_ONCE(steal_time()->preempted));
 			break;
 		case CMD_SPIN_EXITS:

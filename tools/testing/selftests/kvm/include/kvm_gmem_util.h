@@ -146,6 +146,18 @@ static inline bool kvm_has_gmem_flags(uint64_t flags)
 
 /* VM creation.  The plain functions create a VM of the default type. */
 
+/*
+ * For tests whose guests meet ordinary memory that the host cannot reach: start guests
+ * with interrupts disabled even if the environment asks for the contrary (KVM_GUEST_IF,
+ * as scripts/boot.sh has it for Bochs).  With interrupts enabled KVM would wait for the
+ * memory in the background, again and again, in place of returning EFAULT.  Such guests
+ * must not spin: under Bochs nothing would interrupt them.
+ */
+static inline void disable_guest_interrupts(void)
+{
+	unsetenv("KVM_GUEST_IF");
+}
+
 /* An empty VM of @type: no memory, no vCPUs. */
 static inline struct kvm_vm *vm_create_barebones_type(unsigned long type)
 {

@@ -290,6 +290,7 @@ int main(int argc, char *argv[])
 {
 	TEST_REQUIRE(kvm_has_private_vms());
 	TEST_REQUIRE(kvm_has_gmem_flags(FLAG_MMAP | FLAG_SHARED));
+	disable_guest_interrupts();
 
 	return test_harness_run(argc, argv);
 }

@@ -322,6 +322,7 @@ int main(int argc, char *argv[])
 
 	TEST_REQUIRE(kvm_has_private_vms());
 	TEST_REQUIRE(kvm_has_gmem_flags(FLAG_MMAP | FLAG_SHARED | FLAG_WRITE));
+	disable_guest_interrupts();
 	setbuf(stdout, NULL);
 	ksft_print_header();
 	given = nr_seeds;

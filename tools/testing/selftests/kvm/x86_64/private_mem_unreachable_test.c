@@ -324,6 +324,7 @@ int main(int argc, char *argv[])
 {
 	TEST_REQUIRE(kvm_has_private_vms());
 	TEST_REQUIRE(kvm_has_gmem_flags(GUEST_MEMFD_FLAG_MMAP));
+	disable_guest_interrupts();
 
 	return test_harness_run(argc, argv);
 }
