@@ -375,7 +375,7 @@ start_ept()
 	machine=$!
 	# The screen is a terminal that Bochs makes; it waits when nobody reads that.
 	tries=50
-	until screen=$(sed -n 's/.*connected to screen "\([^"]*\)".*/\1/p' "$work/screen") &&
+	until screen=$(sed -n 's/.*connected to screen "\([^"]*\)".*/\1/p' "$work/screen" 2>/dev/null) &&
 	      [ -n "$screen" ]; do
 		tries=$((tries - 1))
 		[ "$tries" -gt 0 ] || return 0

@@ -139,7 +139,7 @@ stage 'compiles for i386' "$scripts/builds.sh" i386
 stage 'kernel vm' "$scripts/kernel.sh" --config vm
 stage 'boot harness tests' "$scripts/tests/boot_test.sh"
 stage 'tests on vm' "$scripts/test.sh" --config vm
-stage 'tests on ept' "$scripts/test.sh" --platform ept
+stage 'tests on ept' "$scripts/test.sh" --platform ept short
 # On other hosts: without the TDP MMU, and where accesses can be told by faults only.
 stage 'tests without the tdp mmu' "$scripts/test.sh" --append kvm.tdp_mmu=0 \
 	guest_memfd_absent_test set_memory_region_test smm_test

@@ -8,7 +8,7 @@ set -eu
 usage()
 {
 	cat <<EOF
-Usage: test.sh [OPTION]... [[--test] NAME|base|project]...
+Usage: test.sh [OPTION]... [[--test] NAME|base|project|short]...
 
 Builds the kernel of a configuration and the KVM selftests, boots it in an emulator
 and runs the tests. Prints a line per test, and at the end a line with the totals.
@@ -22,8 +22,9 @@ Tests:
             scripts/base-selftests.txt, count as skipped if they fail here too
   project   the tests the series adds; scripts only where KVM is a module, which it
             is with "debug", "module" and "coverage"
-Default: base and project with --config vm, else project; with --platform ept those
-that scripts/ept-selftests.txt names, as all of them would take hours.
+  short     those in scripts/ept-selftests.txt that take no more than 25 seconds
+Default: base and project with --config vm, else project; with --platform ept all
+in scripts/ept-selftests.txt, which has the reasons for what is not in there.
 
 Options:
   --config NAME     kernel configuration: vm (default), debug, module, coverage
@@ -174,6 +175,12 @@ else
 fi
 for name in $tests; do
 	case $name in
+	short) awk '!/^#/ && $3 <= 25 { print $1 }' "$REPO/scripts/ept-selftests.txt" ;;
+	*) echo "$name" ;;
+	esac
+done >"$tmp/names"
+while read -r name; do
+	case $name in
 	all) cat "$selftests/list" ;;
 	base) cat "$tmp/base" ;;
 	project) project_tests ;;
@@ -182,7 +189,7 @@ for name in $tests; do
 			fail_usage "$name: no such test; they are in $selftests/list"
 		;;
 	esac
-done >"$tmp/wanted"
+done <"$tmp/names" >"$tmp/wanted"
 
 # Why not to run a test that is one of many: what hangs on the bare base cannot show
 # anything about the series.
