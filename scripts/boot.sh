@@ -374,6 +374,7 @@ start_ept()
 		</dev/null >"$work/screen" 2>&1 &
 	machine=$!
 	# The screen is a terminal that Bochs makes; it waits when nobody reads that.
+	# The file may not be there yet, the shell in the background makes it.
 	tries=50
 	until screen=$(sed -n 's/.*connected to screen "\([^"]*\)".*/\1/p' "$work/screen" 2>/dev/null) &&
 	      [ -n "$screen" ]; do
