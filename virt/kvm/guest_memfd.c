@@ -39,6 +39,22 @@ static int punch_hole(struct inode *inode, struct kvm_gmem *gmem,
 	return r;
 }
 
+/*
+ * Update the times.  The VFS asks for the inode lock there; nothing else here needs
+ * it, as the invalidate lock and those of the folios guard the contents.
+ */
+int kvm_gmem_modified(struct file *file)
+{
+	struct inode *inode = file_inode(file);
+	int r;
+
+	inode_lock(inode);
+	r = file_modified(file);
+	inode_unlock(inode);
+
+	return r;
+}
+
 static long kvm_gmem_fallocate(struct file *file, int mode, loff_t offset,
 			       loff_t len)
 {
@@ -60,7 +76,7 @@ static long kvm_gmem_fallocate(struct file *file, int mode, loff_t offset,
 		r = kvm_gmem_allocate(inode, offset >> PAGE_SHIFT,
 				      (offset + len) >> PAGE_SHIFT);
 
-	return r ? r : file_modified(file);
+	return r ? r : kvm_gmem_modified(file);
 }
 
 /* No SEEK_DATA and SEEK_HOLE: what is there changes without the file's user. */

@@ -94,6 +94,7 @@ void kvm_gmem_init(struct module *module);
 int kvm_gmem_create(struct kvm *kvm, struct kvm_create_guest_memfd *args);
 u64 kvm_gmem_supported_flags(struct kvm *kvm);
 struct kvm_gmem *kvm_gmem_from_file(struct file *file);
+int kvm_gmem_modified(struct file *file);
 
 /* guest_memfd_mmap.c: user space's mappings */
 int kvm_gmem_mmap(struct file *file, struct vm_area_struct *vma);

@@ -115,5 +115,11 @@ ssize_t kvm_gmem_write_iter(struct kiocb *iocb, struct iov_iter *from)
 		cond_resched();
 	}
 
-	return done ? done : r;
+	if (!done)
+		return r;
+
+	/* It cannot be taken back if the times cannot be updated. */
+	kvm_gmem_modified(iocb->ki_filp);
+
+	return done;
 }

@@ -510,6 +510,26 @@ TEST_F(gmem, blocks)
 	ASSERT_EQ(0, st.st_blocks);
 }
 
+/* st_mtime is that of the last change, and no refused call is one. */
+TEST_F(gmem, times)
+{
+	uint64_t created, allocated, punched;
+
+	created = gmem_mtime(self->fd);
+	gmem_allocate(self->fd, 0, self->page);
+	allocated = gmem_mtime(self->fd);
+	ASSERT_LT(created, allocated);
+
+	gmem_punch_hole(self->fd, 0, self->page);
+	punched = gmem_mtime(self->fd);
+	ASSERT_LT(allocated, punched);
+
+	ASSERT_EQ(EINVAL, errno_of(fallocate(self->fd, FALLOC_FL_KEEP_SIZE, self->size,
+					     self->page)));
+	ASSERT_EQ(EINVAL, errno_of(__gmem_punch_hole(self->fd, 1, self->page)));
+	ASSERT_EQ(punched, gmem_mtime(self->fd));
+}
+
 static void ignore_signal(int sig)
 {
 }

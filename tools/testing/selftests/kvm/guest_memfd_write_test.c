@@ -219,6 +219,26 @@ TEST_F(gmem, present)
 	expect_contents(self->fd, variant->flags, 4, self->buf, 1);
 }
 
+/* st_mtime is that of the last call that has written something. */
+TEST_F(gmem, times)
+{
+	uint64_t created, written, more;
+
+	created = gmem_mtime(self->fd);
+	ASSERT_EQ(PAGE_SIZE, pwrite(self->fd, self->buf, PAGE_SIZE, 2 * PAGE_SIZE));
+	written = gmem_mtime(self->fd);
+	ASSERT_LT(created, written);
+
+	ASSERT_EQ(EEXIST, errno_of(pwrite(self->fd, self->buf, PAGE_SIZE, 2 * PAGE_SIZE)));
+	ASSERT_EQ(EINVAL, errno_of(pwrite(self->fd, self->buf, 1, 0)));
+	ASSERT_EQ(written, gmem_mtime(self->fd));
+
+	/* In part, as the third page is there. */
+	ASSERT_EQ(2 * PAGE_SIZE, pwrite(self->fd, self->buf, SIZE, 0));
+	more = gmem_mtime(self->fd);
+	ASSERT_LT(written, more);
+}
+
 /* A page is written as a whole or not at all. */
 TEST_F(gmem, bad_buffer)
 {

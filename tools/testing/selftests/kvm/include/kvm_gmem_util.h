@@ -47,6 +47,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <linux/falloc.h>
@@ -259,6 +260,24 @@ static inline uint64_t gmem_allocated_pages(int fd)
 
 	TEST_ASSERT(!fstat(fd, &st), "fstat() failed, errno: %d", errno);
 	return (uint64_t)st.st_blocks * 512 / getpagesize();
+}
+
+/*
+ * When the file was last changed, in ns.  Returns when the clock that the kernel takes
+ * for this has moved on, so that a change after the call shows.
+ */
+static inline uint64_t gmem_mtime(int fd)
+{
+	struct timespec now;
+	struct stat st;
+	uint64_t ns;
+
+	TEST_ASSERT(!fstat(fd, &st), "fstat() failed, errno: %d", errno);
+	ns = st.st_mtim.tv_sec * 1000000000ULL + st.st_mtim.tv_nsec;
+	do {
+		clock_gettime(CLOCK_REALTIME_COARSE, &now);
+	} while (now.tv_sec * 1000000000ULL + now.tv_nsec <= ns);
+	return ns;
 }
 
 /* Map [@offset, @offset + @len) of a file that has GUEST_MEMFD_FLAG_MMAP. */
