@@ -14,7 +14,7 @@
  * at any time unless slots_lock is held, hence every user that acts on it goes
  * through the same protocol as for a pfn taken from the primary MMU:
  *
- *	seq = kvm->mmu_invalidate_seq;
+ *	seq = READ_ONCE(kvm->mmu_invalidate_seq);
  *	smp_rmb();
  *	if (kvm_mem_is_private(kvm, gfn))
  *		kvm_gmem_get_pfn(kvm, slot, gfn, &pfn, &order);

@@ -31,10 +31,12 @@ void kvm_gfn_invalidate_begin(struct kvm *kvm)
 {
 	lockdep_assert_held_write(&kvm->mmu_lock);
 
-	if (!kvm->gfn_invalidate.in_progress++) {
+	if (!kvm->gfn_invalidate.in_progress) {
 		WRITE_ONCE(kvm->gfn_invalidate.start, ULLONG_MAX);
 		WRITE_ONCE(kvm->gfn_invalidate.end, 0);
 	}
+	WRITE_ONCE(kvm->gfn_invalidate.in_progress,
+		   kvm->gfn_invalidate.in_progress + 1);
 }
 
 /*
@@ -122,12 +124,13 @@ void kvm_gfn_invalidate_end(struct kvm *kvm)
 {
 	lockdep_assert_held_write(&kvm->mmu_lock);
 
-	kvm->mmu_invalidate_seq++;
+	WRITE_ONCE(kvm->mmu_invalidate_seq, kvm->mmu_invalidate_seq + 1);
 	/*
 	 * A fault that no longer sees the range sees the new sequence.  Pairs
 	 * with kvm_gfn_invalidate_retry().
 	 */
 	smp_wmb();
 	WARN_ON_ONCE(!kvm->gfn_invalidate.in_progress);
-	kvm->gfn_invalidate.in_progress--;
+	WRITE_ONCE(kvm->gfn_invalidate.in_progress,
+		   kvm->gfn_invalidate.in_progress - 1);
 }

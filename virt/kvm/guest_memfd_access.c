@@ -38,7 +38,7 @@ static int lock_private_page(struct kvm *kvm, struct kvm_memory_slot *slot,
 	int r;
 
 	for (;;) {
-		seq = kvm->mmu_invalidate_seq;
+		seq = READ_ONCE(kvm->mmu_invalidate_seq);
 		/* Before attribute and page, see kvm_gfn_invalidate_retry(). */
 		smp_rmb();
 
