@@ -16,7 +16,6 @@
 #define FEW		16ULL
 #define SOME		120ULL
 
-#define nr_page_tables()	number_in("/proc/vmstat", "nr_sec_page_table_pages")
 #define nr_dying()		number_in(CGROUP2 "/cgroup.stat", "nr_dying_descendants")
 
 static int nr_args;
@@ -25,6 +24,13 @@ static char **args;
 static inline void run_tests(void)
 {
 	exit(large_main(nr_args, args));
+}
+
+/* With what each processor has counted and not yet added to the sum. */
+static inline uint64_t nr_page_tables(void)
+{
+	write_line("/proc/sys/vm/stat_refresh", "1");
+	return number_in("/proc/vmstat", "nr_sec_page_table_pages");
 }
 
 /* A page that is charged to a group keeps it from going away. */
