@@ -275,9 +275,10 @@ fi
 # printk.devkmsg: or most of the guest's marks in the kernel log are dropped.
 # no_timer_check: on a busy machine the emulated timer can be late for the check at
 # boot, which then panics.
+# oops=panic: whoever had the locks is gone, and all would wait for them in vain.
 # numa=fake: two nodes out of one, for tests of memory policies.
 # disable_numa: the kernel warns of a node that has none of the processors.
-line="console=ttyS0,115200 log_buf_len=4M panic=-1 printk.devkmsg=on no_timer_check numa=fake=2"
+line="console=ttyS0,115200 log_buf_len=4M panic=-1 oops=panic printk.devkmsg=on no_timer_check numa=fake=2"
 [ "$smp" -gt 1 ] || line="$line workqueue.disable_numa=1"
 [ "$mode" != disk ] || line="$line root=/dev/vda ro"
 

@@ -115,7 +115,8 @@ struct kvm_gmem *kvm_gmem_alloc(struct kvm *kvm);
 void kvm_gmem_free(struct kvm_gmem *gmem);
 int kvm_gmem_bind(struct kvm *kvm, struct kvm_memory_slot *slot,
 		  unsigned int fd, u64 offset);
-void kvm_gmem_slot_ready(struct kvm_memory_slot *slot);
+struct kvm_memory_slot *kvm_gmem_active_slot(struct kvm *kvm,
+					     struct kvm_memory_slot *slot);
 void kvm_gmem_unbind(struct kvm_memory_slot *slot);
 void kvm_gmem_unbind_all(struct kvm_gmem *gmem);
 void kvm_gmem_invalidate_begin(struct kvm_gmem *gmem, pgoff_t start,
@@ -257,10 +258,6 @@ static inline int kvm_gmem_bind(struct kvm *kvm, struct kvm_memory_slot *slot,
 {
 	WARN_ON_ONCE(1);
 	return -EIO;
-}
-
-static inline void kvm_gmem_slot_ready(struct kvm_memory_slot *slot)
-{
 }
 
 static inline void kvm_gmem_unbind(struct kvm_memory_slot *slot)

@@ -56,6 +56,19 @@ void kvm_gmem_free(struct kvm_gmem *gmem)
 }
 
 /*
+ * The memslot that vCPUs find in the place of the bound @slot, NULL if there is none:
+ * it is not active yet, or not any more, and nothing is mapped through it.  While
+ * @slot is being deleted it is a copy, marked as invalid.  What the architecture needs
+ * to unmap, as reverse maps, is only sure to be in this one.  The caller is in an SRCU
+ * read section, and mmu_lock makes the answer hold for what is mapped.
+ */
+struct kvm_memory_slot *kvm_gmem_active_slot(struct kvm *kvm,
+					     struct kvm_memory_slot *slot)
+{
+	return id_to_memslot(__kvm_memslots(kvm, slot->as_id), slot->id);
+}
+
+/*
  * Unmap the pages [start, end) of the file from the guest and hold off faults on
  * [first, past), which includes them, until kvm_gmem_invalidate_end().  Callers that
  * remove folios hold the invalidate lock, which keeps new bindings out in between.
@@ -63,11 +76,13 @@ void kvm_gmem_free(struct kvm_gmem *gmem)
 void kvm_gmem_invalidate_begin(struct kvm_gmem *gmem, pgoff_t start,
 			       pgoff_t end, pgoff_t first, pgoff_t past)
 {
-	struct kvm_memory_slot *slot, *prev = NULL;
+	struct kvm_memory_slot *slot, *active, *prev = NULL;
 	struct kvm *kvm = gmem->kvm;
 	unsigned long index;
+	int srcu_idx;
 
 	mutex_lock(&gmem->bindings_lock);
+	srcu_idx = srcu_read_lock(&kvm->srcu);
 	KVM_MMU_LOCK(kvm);
 	kvm_gfn_invalidate_begin(kvm);
 	xa_for_each_range(&gmem->bindings, index, slot, first, past - 1) {
@@ -83,18 +98,16 @@ void kvm_gmem_invalidate_begin(struct kvm_gmem *gmem, pgoff_t start,
 				       kvm_gmem_slot_gfn(slot, min(past, slot_end)));
 		if (slot_start >= end || slot_end <= start)
 			continue;
-		/*
-		 * Before the slot is ready, nothing is mapped through it and
-		 * its rmaps may not exist.  If it becomes active from here on,
-		 * its faults see the bracket.
-		 */
-		if (!smp_load_acquire(&slot->gmem.ready))
+		/* If it becomes active from here on, its faults see the bracket. */
+		active = kvm_gmem_active_slot(kvm, slot);
+		if (!active)
 			continue;
-		kvm_gfn_invalidate_range(kvm, slot,
+		kvm_gfn_invalidate_range(kvm, active,
 					 kvm_gmem_slot_gfn(slot, max(start, slot_start)),
 					 kvm_gmem_slot_gfn(slot, min(end, slot_end)));
 	}
 	KVM_MMU_UNLOCK(kvm);
+	srcu_read_unlock(&kvm->srcu, srcu_idx);
 	mutex_unlock(&gmem->bindings_lock);
 }
 
@@ -224,16 +237,6 @@ out:
 	 */
 	fput(file);
 	return r;
-}
-
-/*
- * The slot has all that the architecture keeps per slot, and is going to be
- * active: nothing can fail any more.
- */
-void kvm_gmem_slot_ready(struct kvm_memory_slot *slot)
-{
-	/* Pairs with kvm_gmem_invalidate_begin(). */
-	smp_store_release(&slot->gmem.ready, true);
 }
 
 /*

@@ -57,6 +57,7 @@ void kvm_gmem_show_fdinfo(struct seq_file *m, struct file *file)
 	struct kvm_vm_stat_generic *stat = &gmem->kvm->stat.generic;
 	struct kvm_memory_slot *slot, *prev = NULL;
 	unsigned long index, large, pages;
+	int srcu_idx;
 
 	large = count_large_folios(mapping);
 	/* It may have shrunk since. */
@@ -76,9 +77,10 @@ void kvm_gmem_show_fdinfo(struct seq_file *m, struct file *file)
 	seq_printf(m, "gmem-folios-2m:\t%lu\n", large);
 
 	mutex_lock(&gmem->bindings_lock);
+	srcu_idx = srcu_read_lock(&gmem->kvm->srcu);
 	xa_for_each(&gmem->bindings, index, slot) {
 		/* One memslot may be several entries, and may be about to fail. */
-		if (slot == prev || !READ_ONCE(slot->gmem.ready))
+		if (slot == prev || !kvm_gmem_active_slot(gmem->kvm, slot))
 			continue;
 		prev = slot;
 		seq_printf(m, "gmem-binding:\tslot %d as %u gpa %#llx size %#llx offset %#llx\n",
@@ -86,6 +88,7 @@ void kvm_gmem_show_fdinfo(struct seq_file *m, struct file *file)
 			   (u64)slot->npages << PAGE_SHIFT,
 			   (u64)slot->gmem.pgoff << PAGE_SHIFT);
 	}
+	srcu_read_unlock(&gmem->kvm->srcu, srcu_idx);
 	mutex_unlock(&gmem->bindings_lock);
 }
 

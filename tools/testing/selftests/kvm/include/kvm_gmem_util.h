@@ -199,6 +199,26 @@ vm_create_type_with_one_vcpu(unsigned long type, struct kvm_vcpu **vcpu,
 					 vcpu);
 }
 
+/*
+ * Page tables for nested paging of SVM, with which the addresses of the nested guest are
+ * those of the guest, below 1 GiB.  Returns their gpa.
+ */
+static inline uint64_t vm_identity_tables(struct kvm_vm *vm)
+{
+	const uint64_t flags = PTE_PRESENT_MASK | PTE_WRITABLE_MASK | PTE_USER_MASK;
+	uint64_t gpa[3], *table[3], i;
+
+	for (i = 0; i < 3; i++) {
+		gpa[i] = addr_gva2gpa(vm, vm_vaddr_alloc_page(vm));
+		table[i] = addr_gpa2hva(vm, gpa[i]);
+	}
+	table[0][0] = gpa[1] | flags;
+	table[1][0] = gpa[2] | flags;
+	for (i = 0; i < 512; i++)
+		table[2][i] = i * PG_SIZE_2M | flags | PTE_LARGE_MASK;
+	return gpa[0];
+}
+
 /* Files. */
 
 /* Returns the new file descriptor, or -1 and errno. */
@@ -460,6 +480,28 @@ static inline void wait_for_child(pid_t pid)
 	TEST_ASSERT(waitpid(pid, &status, 0) == pid, "waitpid(), errno: %d", errno);
 	TEST_ASSERT(WIFEXITED(status) && !WEXITSTATUS(status),
 		    "Child ended with status %#x", status);
+}
+
+/*
+ * Wait until the thread sleeps in the kernel, in a way that signals do not interrupt.
+ * It stores its number in @tid when it begins.
+ */
+static inline void wait_until_blocked(pid_t *tid)
+{
+	char path[64], state = 0;
+	int seen = 0;
+	FILE *f;
+
+	while (!__atomic_load_n(tid, __ATOMIC_ACQUIRE))
+		usleep(1000);
+	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", *tid);
+	while (seen < 3) {
+		usleep(5000);
+		f = fopen(path, "r");
+		TEST_ASSERT(f && fscanf(f, "%*d (%*[^)]) %c", &state) == 1, "%s", path);
+		fclose(f);
+		seen = state == 'D' ? seen + 1 : 0;
+	}
 }
 
 /* The calling thread, from now on. */

@@ -186,25 +186,6 @@ static void start_thread(struct caller *caller, struct env *env, bool pre_fault,
 		    "pthread_create() failed");
 }
 
-/* Until it sleeps in the kernel, in a way that signals do not interrupt. */
-static void wait_until_blocked(pid_t *tid)
-{
-	char path[64], state = 0;
-	int seen = 0;
-	FILE *f;
-
-	while (!__atomic_load_n(tid, __ATOMIC_ACQUIRE))
-		usleep(1000);
-	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", *tid);
-	while (seen < 3) {
-		usleep(5000);
-		f = fopen(path, "r");
-		TEST_ASSERT(f && fscanf(f, "%*d (%*[^)]) %c", &state) == 1, "%s", path);
-		fclose(f);
-		seen = state == 'D' ? seen + 1 : 0;
-	}
-}
-
 static void wait_for_fault(FIXTURE_DATA(held) *self)
 {
 	struct uffd_msg msg;

@@ -542,23 +542,6 @@ static void vmx_l1(struct vmx_pages *vmx)
 	GUEST_SYNC(IN_L1);
 }
 
-/* L2's addresses are L1's, below 1 GiB. */
-static uint64_t identity_tables(struct kvm_vm *vm)
-{
-	const uint64_t flags = PTE_PRESENT_MASK | PTE_WRITABLE_MASK | PTE_USER_MASK;
-	uint64_t gpa[3], *table[3], i;
-
-	for (i = 0; i < 3; i++) {
-		gpa[i] = addr_gva2gpa(vm, vm_vaddr_alloc_page(vm));
-		table[i] = addr_gpa2hva(vm, gpa[i]);
-	}
-	table[0][0] = gpa[1] | flags;
-	table[1][0] = gpa[2] | flags;
-	for (i = 0; i < 512; i++)
-		table[2][i] = i * PG_SIZE_2M | flags | PTE_LARGE_MASK;
-	return gpa[0];
-}
-
 static void run_to(struct kvm_vcpu *vcpu, uint64_t where)
 {
 	struct ucall uc;
@@ -612,7 +595,7 @@ TEST_F(call, nested_svm_with_npt)
 
 	replace_vm(self, svm_l1);
 	vcpu_alloc_svm(self->vm, &svm);
-	vcpu_args_set(self->vcpu, 2, svm, identity_tables(self->vm));
+	vcpu_args_set(self->vcpu, 2, svm, vm_identity_tables(self->vm));
 	EXPECT_REFUSED_IN_L2();
 }
 
