@@ -81,8 +81,8 @@ void kvm_gmem_invalidate_begin(struct kvm_gmem *gmem, pgoff_t start,
 	unsigned long index;
 	int srcu_idx;
 
-	mutex_lock(&gmem->bindings_lock);
 	srcu_idx = srcu_read_lock(&kvm->srcu);
+	mutex_lock(&gmem->bindings_lock);
 	KVM_MMU_LOCK(kvm);
 	kvm_gfn_invalidate_begin(kvm);
 	xa_for_each_range(&gmem->bindings, index, slot, first, past - 1) {
@@ -107,8 +107,8 @@ void kvm_gmem_invalidate_begin(struct kvm_gmem *gmem, pgoff_t start,
 					 kvm_gmem_slot_gfn(slot, min(end, slot_end)));
 	}
 	KVM_MMU_UNLOCK(kvm);
-	srcu_read_unlock(&kvm->srcu, srcu_idx);
 	mutex_unlock(&gmem->bindings_lock);
+	srcu_read_unlock(&kvm->srcu, srcu_idx);
 }
 
 void kvm_gmem_invalidate_end(struct kvm_gmem *gmem)

@@ -76,8 +76,8 @@ void kvm_gmem_show_fdinfo(struct seq_file *m, struct file *file)
 	seq_printf(m, "gmem-folios-4k:\t%lu\n", pages - (large << order));
 	seq_printf(m, "gmem-folios-2m:\t%lu\n", large);
 
-	mutex_lock(&gmem->bindings_lock);
 	srcu_idx = srcu_read_lock(&gmem->kvm->srcu);
+	mutex_lock(&gmem->bindings_lock);
 	xa_for_each(&gmem->bindings, index, slot) {
 		/* One memslot may be several entries, and may be about to fail. */
 		if (slot == prev || !kvm_gmem_active_slot(gmem->kvm, slot))
@@ -88,8 +88,8 @@ void kvm_gmem_show_fdinfo(struct seq_file *m, struct file *file)
 			   (u64)slot->npages << PAGE_SHIFT,
 			   (u64)slot->gmem.pgoff << PAGE_SHIFT);
 	}
-	srcu_read_unlock(&gmem->kvm->srcu, srcu_idx);
 	mutex_unlock(&gmem->bindings_lock);
+	srcu_read_unlock(&gmem->kvm->srcu, srcu_idx);
 }
 
 #define GFN_END		(1ULL << (64 - PAGE_SHIFT))
