@@ -358,8 +358,12 @@ static void *allocate_victim(void *arg)
 	return NULL;
 }
 
-/* The victim fails and comes back, again and again, while @other does what it does. */
-static void fail_meanwhile(FIXTURE_DATA(poison) *self, void *(*other)(void *), int loops)
+/*
+ * The victim fails and comes back, again and again, while @other does what it does.  With
+ * all of the memory if @fresh, so that it is in a large folio each time if there are any.
+ */
+static void fail_meanwhile(FIXTURE_DATA(poison) *self, void *(*other)(void *), int loops,
+			   bool fresh)
 {
 	struct puncher puncher = { .self = self };
 	pthread_t thread;
@@ -374,7 +378,10 @@ static void fail_meanwhile(FIXTURE_DATA(poison) *self, void *(*other)(void *), i
 		pfn = victim_pfn(self);
 		TEST_ASSERT_EQ(write_number(POISON, pfn), 0);
 		expect_poison_exit(self, OP_READ, self->victim);
-		punch(self, self->victim, 1);
+		if (fresh)
+			punch(self, 0, self->npages);
+		else
+			punch(self, self->victim, 1);
 		TEST_ASSERT_EQ(write_number(UNPOISON, pfn), 0);
 		TEST_ASSERT_EQ(guest_read(self, self->victim), 0UL);
 	}
@@ -388,7 +395,7 @@ static void fail_meanwhile(FIXTURE_DATA(poison) *self, void *(*other)(void *), i
  */
 TEST_F(poison, failure_while_punching)
 {
-	fail_meanwhile(self, punch_neighbours, LOOPS);
+	fail_meanwhile(self, punch_neighbours, LOOPS, false);
 }
 
 /*
@@ -397,7 +404,7 @@ TEST_F(poison, failure_while_punching)
  */
 TEST_F(poison, failure_while_allocating)
 {
-	fail_meanwhile(self, allocate_victim, LOOKUPS);
+	fail_meanwhile(self, allocate_victim, LOOKUPS, true);
 }
 
 int main(int argc, char *argv[])
