@@ -242,7 +242,7 @@ TEST_F(poison, failure_of_mapped_page)
 	ASSERT_TRUE(gmem_trace_start());
 	ASSERT_EQ(0, write_number(POISON, pfn));
 	EXPECT_TRUE(is_poisoned(pfn));
-	EXPECT_TRUE(gmem_traced("kvm_gmem_poison: ino %lu index %#lx pfn %#lx",
+	EXPECT_TRUE(gmem_traced("kvm_gmem_poison: ino %lu index %#llx pfn %#lx",
 				gmem_inode_number(self->fd),
 				self->file_offset / PAGE_SIZE + self->victim, pfn));
 	gmem_trace_stop();

@@ -44,8 +44,10 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -53,6 +55,7 @@
 #include <linux/falloc.h>
 #include <linux/kvm.h>
 #include <linux/kvm_para.h>
+#include <linux/userfaultfd.h>
 
 #include "kvm_util.h"
 #include "processor.h"
@@ -387,6 +390,27 @@ static inline void *anonymous_pages(size_t len)
 
 	TEST_ASSERT(mem != MAP_FAILED, __KVM_SYSCALL_ERROR("mmap()", -1));
 	return mem;
+}
+
+/*
+ * A userfaultfd for the pages of [@mem, @mem + @len) that are missing: who needs one
+ * waits until the test copies it there.  Returns -1 if there is no userfaultfd here.
+ */
+static inline int userfault_missing(void *mem, size_t len)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register reg = {
+		.range = { .start = (uintptr_t)mem, .len = len },
+		.mode = UFFDIO_REGISTER_MODE_MISSING,
+	};
+	int fd = syscall(__NR_userfaultfd, O_CLOEXEC);
+
+	if (fd < 0)
+		return -1;
+	TEST_ASSERT(!ioctl(fd, UFFDIO_API, &api), "UFFDIO_API, errno: %d", errno);
+	TEST_ASSERT(!ioctl(fd, UFFDIO_REGISTER, &reg), "UFFDIO_REGISTER, errno: %d",
+		    errno);
+	return fd;
 }
 
 /* Accesses that may bring a signal. */

@@ -10,10 +10,7 @@
  */
 #include "kvm_gmem_util.h"
 
-#include <linux/userfaultfd.h>
 #include <pthread.h>
-#include <sys/ioctl.h>
-#include <sys/syscall.h>
 
 #include "svm_util.h"
 #include "vmx.h"
@@ -94,13 +91,10 @@ FIXTURE(nested) {
 
 FIXTURE_SETUP(nested)
 {
-	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
-	struct uffdio_api api = { .api = UFFD_API };
 	bool svm = kvm_cpu_has(X86_FEATURE_NPT);
 	struct vmx_pages *vmx;
 	vm_vaddr_t state;
 
-	self->uffd = -1;
 	self->vm = vm_create_type_with_vcpus(KVM_X86_DEFAULT_VM, 2, NR_PAGES,
 					     svm ? (void *)svm_l1 : (void *)vmx_l1,
 					     self->vcpus);
@@ -123,13 +117,7 @@ FIXTURE_SETUP(nested)
 	vm_userspace_mem_region_add(self->vm, VM_MEM_SRC_ANONYMOUS, HELD_GPA, HELD_SLOT, 1,
 				    0);
 	self->held = addr_gpa2hva(self->vm, HELD_GPA);
-	self->uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
-	if (self->uffd < 0)
-		return;
-	reg.range.start = (uintptr_t)self->held;
-	reg.range.len = PAGE_SIZE;
-	ASSERT_EQ(0, ioctl(self->uffd, UFFDIO_API, &api));
-	ASSERT_EQ(0, ioctl(self->uffd, UFFDIO_REGISTER, &reg));
+	self->uffd = userfault_missing(self->held, PAGE_SIZE);
 }
 
 FIXTURE_TEARDOWN(nested)

@@ -469,7 +469,7 @@ TEST_F(show, events)
 
 	fd = vm_create_guest_memfd(vm, BYTES(20), FLAG_WRITE);
 	ino = gmem_inode_number(fd);
-	EXPECT_TRUE(gmem_traced("kvm_gmem_create: ino %lu size %#lx flags %#lx", ino,
+	EXPECT_TRUE(gmem_traced("kvm_gmem_create: ino %lu size %#llx flags %#lx", ino,
 				BYTES(20), (unsigned long)FLAG_WRITE));
 	vm_bind_gmem(vm, SLOT, GPA, BYTES(10), fd, BYTES(7));
 	EXPECT_TRUE(gmem_traced("kvm_gmem_bind: ino %lu slot %u gfn %#lx npages 0xa index 0x7",

@@ -10,7 +10,6 @@
  */
 #include "gmem_ahead.h"
 
-#include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/syscall.h>
@@ -119,8 +118,6 @@ static void on_signal(int signal)
 FIXTURE_SETUP(held)
 {
 	struct sigaction action = { .sa_handler = on_signal };
-	struct uffdio_api api = { .api = UFFD_API };
-	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
 	struct env *env = &self->env;
 
 	create_vm(env, KVM_X86_DEFAULT_VM);
@@ -130,13 +127,7 @@ FIXTURE_SETUP(held)
 	ASSERT_EQ(0, sigaction(SIGUSR1, &action, NULL));
 	ASSERT_EQ(0, vm_mapped_pages(env->vm));
 
-	self->uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
-	if (self->uffd < 0)
-		return;
-	reg.range.start = (uintptr_t)env->hva;
-	reg.range.len = SIZE;
-	ASSERT_EQ(0, ioctl(self->uffd, UFFDIO_API, &api));
-	ASSERT_EQ(0, ioctl(self->uffd, UFFDIO_REGISTER, &reg));
+	self->uffd = userfault_missing(env->hva, SIZE);
 }
 
 FIXTURE_TEARDOWN(held)

@@ -12,8 +12,6 @@
  */
 #include "gmem_caches.h"
 
-#include <linux/userfaultfd.h>
-
 FIXTURE(caches) {
 	struct kvm_vm *vm;
 	struct kvm_vcpu *vcpu;
@@ -530,26 +528,18 @@ TEST(async_pf_not_present)
 	static const struct interface interface = {
 		apf_enable, apf_check, apf_provoke,
 	};
-	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
-	struct uffdio_api api = { .api = UFFD_API };
 	FIXTURE_DATA(caches) data = {}, *self = &data;
 	struct kvm_vcpu *vcpu;
 	pthread_t thread;
 	int uffd;
 
-	uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
-	if (uffd < 0)
-		SKIP(return, "No userfaultfd, errno: %d", errno);
-
 	setup(self, &vcpu, 1, &interface);
 	vm_install_exception_handler(self->vm, PF_VECTOR, guest_pf_handler);
 	start(self);
 
-	TEST_ASSERT(!ioctl(uffd, UFFDIO_API, &api), "UFFDIO_API, errno: %d", errno);
-	reg.range.start = (uintptr_t)addr_gpa2hva(self->vm, SHARED_GPA);
-	reg.range.len = PAGE_SIZE;
-	TEST_ASSERT(!ioctl(uffd, UFFDIO_REGISTER, &reg),
-		    "UFFDIO_REGISTER, errno: %d", errno);
+	uffd = userfault_missing(addr_gpa2hva(self->vm, SHARED_GPA), PAGE_SIZE);
+	if (uffd < 0)
+		SKIP(return, "No userfaultfd, errno: %d", errno);
 	TEST_ASSERT(!pthread_create(&thread, NULL, serve_userfault, &uffd),
 		    "pthread_create() failed");
 

@@ -63,17 +63,11 @@ static void *pin_thread(void *arg)
 /* Start a system call that has pin->page, and waits for pin->blocker. */
 static void pin_start(struct pin *pin)
 {
-	struct uffdio_api api = { .api = UFFD_API };
-	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
 	struct uffd_msg msg;
 
 	pin->blocker = anonymous_pages(PAGE_SIZE);
-	pin->uffd = syscall(SYS_userfaultfd, O_CLOEXEC);
+	pin->uffd = userfault_missing(pin->blocker, PAGE_SIZE);
 	TEST_ASSERT(pin->uffd >= 0, "userfaultfd(), errno: %d", errno);
-	TEST_ASSERT(!ioctl(pin->uffd, UFFDIO_API, &api), "UFFDIO_API");
-	reg.range.start = (unsigned long)pin->blocker;
-	reg.range.len = PAGE_SIZE;
-	TEST_ASSERT(!ioctl(pin->uffd, UFFDIO_REGISTER, &reg), "UFFDIO_REGISTER");
 
 	pthread_create(&pin->thread, NULL, pin_thread, pin);
 	TEST_ASSERT_EQ(read(pin->uffd, &msg, sizeof(msg)), (ssize_t)sizeof(msg));
